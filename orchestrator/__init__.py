@@ -1,0 +1,26 @@
+"""The submit side: submit, watch and steer jobs.
+
+from orchestrator import Orchestrator
+
+with Orchestrator() as orchestrator:
+job = orchestrator.submit("https://example.org/big.iso")
+print(job.wait().path)
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.client import Job, Orchestrator
+
+__all__ = ["Job", "Orchestrator"]
+
+
+def __getattr__(name: str) -> object:
+    """Load the client when it is asked for: Celery is half a second that ``orchestrator --help`` need not pay."""
+    if name in __all__:
+        from orchestrator import client
+
+        return getattr(client, name)
+    raise AttributeError(name)

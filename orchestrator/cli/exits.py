@@ -1,0 +1,74 @@
+"""Exit codes, and how errors are told to a person."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+import traceback
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from tasks.jobs import JobRecord
+
+COMPLETE = 0
+BUG = 1
+USAGE = 2
+ORIGIN = 3
+VOLUME = 4
+REDIS = 5
+CANCELLED = 6
+STILL_RUNNING = 7
+INTERRUPTED = 130
+
+_BY_SIDE = {"origin": ORIGIN, "volume": VOLUME, "usage": USAGE, "redis": REDIS, "bug": BUG}
+
+
+def show(error: Exception) -> NoReturn:
+    """Tell an error in a sentence on stderr and end with its code; a bug is told with its traceback."""
+    from pydantic import ValidationError
+
+    from tasks.transfer.errors import TransferError
+
+    if isinstance(error, TransferError):
+        say_error(str(error))
+        sys.exit(_BY_SIDE[error.side])
+    if isinstance(error, ValidationError):
+        for problem in error.errors(include_url=False, include_input=False):
+            name = "_".join(str(item) for item in problem["loc"])
+            say_error(f"The setting ORCHESTRATOR_{name.upper()} makes no sense: {problem['msg']}.")
+        sys.exit(USAGE)
+    if isinstance(error, OSError):
+        say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}.")
+        sys.exit(VOLUME)
+    traceback.print_exception(error)
+    say_error("That was a bug in Manyhands; the lines above say where.")
+    sys.exit(BUG)
+
+
+def of_record(record: JobRecord) -> int:
+    """The exit code for a job's end."""
+    from tasks.jobs import JobState
+    from tasks.transfer.errors import side_of
+
+    if record.state is JobState.COMPLETE:
+        return COMPLETE
+    if record.state is JobState.CANCELLED:
+        return CANCELLED
+    if record.state is JobState.FAILED and record.error is not None:
+        return _BY_SIDE[side_of(record.error.code)]
+    return STILL_RUNNING
+
+
+def say_error(sentence: str) -> None:
+    """Print a sentence as an error, folded under its first line."""
+    text = textwrap.fill(
+        " ".join(sentence.split()),
+        width=110,
+        initial_indent="error: ",
+        subsequent_indent="       ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    click.echo("".join(char for char in text if char.isprintable() or char == "\n"), err=True)

@@ -1,0 +1,196 @@
+"""The commands that look at jobs and steer them."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from orchestrator.cli import exits, options
+from orchestrator.cli.waiting import wait_and_exit
+from orchestrator.client import Orchestrator
+from tasks.jobs import JobRecord, JobState
+from tasks.records import RedisError
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+@contextmanager
+def _cluster() -> Iterator[Orchestrator]:
+    """The cluster, or an `orchestrator up`: jobs of the embedded mode are gone when it ends."""
+    from orchestrator import rendezvous
+
+    if Settings().redis_url is None and rendezvous.find() is None:
+        raise RedisError(
+            "ORCHESTRATOR_REDIS_URL is not set and no `orchestrator up` is running: there are no jobs to look at."
+        )
+    with Orchestrator() as orchestrator:
+        yield orchestrator
+
+
+@click.command()
+@click.argument("job_id", metavar="[JOB]", required=False)
+@options.as_json
+def status(job_id: str | None, as_json: bool) -> None:
+    """Show one job: state, progress, who did what. Without JOB, a table of all.
+
+    \b
+    Examples:
+      orchestrator status 3f9a1c27d0b4
+      orchestrator status 3f9a1c27d0b4 --json
+    """
+    with _cluster() as orchestrator:
+        if job_id is None:
+            _print_table(orchestrator.list(), as_json=as_json)
+            return
+        record = orchestrator.job(job_id).status()
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+    else:
+        _print_one(record)
+
+
+@click.command(name="list")
+@options.as_json
+def list_(as_json: bool) -> None:
+    """Show a table of jobs, newest first.
+
+    \b
+    Examples:
+      orchestrator list
+      orchestrator list --json | jq '.[] | select(.state == "failed")'
+    """
+    with _cluster() as orchestrator:
+        _print_table(orchestrator.list(), as_json=as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@options.timeout
+@options.quiet
+@options.as_json
+def wait(job_id: str, timeout: float | None, quiet: bool, as_json: bool) -> int:
+    """Wait until JOB ends, with progress; the exit code is that of the job.
+
+    \b
+    Example:
+      orchestrator wait 3f9a1c27d0b4 --timeout 3600
+    """
+    with _cluster() as orchestrator:
+        job = orchestrator.job(job_id)
+        return wait_and_exit(orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@options.as_json
+def cancel(job_id: str, as_json: bool) -> int:
+    """End JOB and remove its parts from the volume.
+
+    \b
+    Example:
+      orchestrator cancel 3f9a1c27d0b4
+    """
+    return _steer(job_id, Orchestrator.cancel, JobState.CANCELLED, as_json=as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@options.as_json
+def pause(job_id: str, as_json: bool) -> int:
+    """Stop fetching JOB and keep what is there.
+
+    \b
+    Example:
+      orchestrator pause 3f9a1c27d0b4
+    """
+    return _steer(job_id, Orchestrator.pause, JobState.PAUSED, as_json=as_json)
+
+
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@options.as_json
+def resume(job_id: str, as_json: bool) -> int:
+    """Go on with a paused, failed or cancelled JOB from what is there.
+
+    \b
+    Example:
+      orchestrator resume 3f9a1c27d0b4
+    """
+    return _steer(job_id, Orchestrator.resume, JobState.QUEUED, as_json=as_json)
+
+
+def _steer(job_id: str, verb: Callable[[Orchestrator, str], bool], wanted: JobState, *, as_json: bool) -> int:
+    with _cluster() as orchestrator:
+        orchestrator.job(job_id)
+        done = verb(orchestrator, job_id)
+        record = orchestrator.job(job_id).status()
+    if as_json:
+        click.echo(record.model_dump_json(indent=2))
+    elif done:
+        click.echo(f"job {job_id} is {record.state}")
+    if done or record.state is wanted:
+        return exits.COMPLETE
+    exits.say_error(f"Job {job_id} is {record.state}; nothing was changed.")
+    return exits.USAGE
+
+
+def _print_table(records: list[JobRecord], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
+        return
+    from rich import box
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD)
+    for title in ("job", "state", "done", "size", "submitted", "name"):
+        table.add_column(title, overflow="fold", no_wrap=title != "name")
+    for record in records:
+        share = f"{100 * record.bytes_done / record.size_bytes:.0f}%" if record.size_bytes else "-"
+        size = decimal(record.size_bytes) if record.size_bytes is not None else "-"
+        submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created_at))
+        name = record.path or record.url
+        table.add_row(*map(Text, (record.job_id, record.state, share, size, submitted, name)))
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    console.print(table)
+
+
+def _print_one(record: JobRecord) -> None:
+    from rich.filesize import decimal
+
+    def show(name: str, value: object) -> None:
+        if value not in (None, ""):
+            click.echo(f"{name:>12}  {value}")
+
+    show("job", record.job_id)
+    show("state", record.state)
+    show("url", record.url)
+    show("path", record.path)
+    of = f" of {decimal(record.size_bytes)}" if record.size_bytes is not None else ""
+    show("done", f"{decimal(record.bytes_done)}{of}")
+    if record.chunks_count is not None:
+        show("chunks", f"{record.chunks_done} of {record.chunks_count}")
+    if record.state.is_active:
+        show("connections", f"{record.connections_count} on {record.workers_count} workers")
+    if record.seconds is not None:
+        rate = f", {decimal(int(record.bytes_per_second))}/s" if record.bytes_per_second else ""
+        show("took", f"{record.seconds:.2f} s{rate}")
+    show("retries", record.retries_count or None)
+    show("sha256", record.sha256)
+    show("crc32c", record.crc32c)
+    for worker, share in sorted(record.workers.items()):
+        show("by", f"{worker}: {decimal(share.bytes)} in {share.chunks_count} chunks")
+    for state, at in sorted(record.state_times.items(), key=lambda item: item[1]):
+        show(state, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)))
+    if record.error is not None:
+        show("error", f"{record.error.code}: {record.error.message}")

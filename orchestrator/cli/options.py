@@ -1,0 +1,56 @@
+"""Kinds of values that options take, and options that several commands share."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, such as ``1048576``, ``512k``, ``32M`` or ``1.5GiB``; K, M, G and T are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Read it as bytes."""
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(str(value).strip())
+        if match is None:
+            self.fail(f"{str(value)[:40]!r} is not a size such as 1048576, 512k or 32M", param, ctx)
+        size_bytes = int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+        if size_bytes < 1:
+            self.fail("a size must be at least one byte", param, ctx)
+        return size_bytes
+
+
+class Header(click.ParamType[tuple[str, str]]):
+    """A header as ``Name: value``."""
+
+    name = "header"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Split it into name and value."""
+        if isinstance(value, tuple):
+            return value
+        name, colon, content = str(value).partition(":")
+        if not colon or not name.strip():
+            # Not shown: a header may be a secret.
+            self.fail("give a header as 'Name: value'", param, ctx)
+        return name.strip(), content.strip()
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+timeout = click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Stop waiting after this; the job goes on (exit code 7). In the embedded mode it ends.",
+)
+quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -1,0 +1,355 @@
+"""The Python API; the command line is made of it.
+
+With a Redis in the settings, jobs go to the cluster behind it. Else to an `orchestrator up` of this user, if
+one runs. Else a private Redis and a worker are started for as long as the `Orchestrator` lives.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from kombu.exceptions import OperationalError
+
+from orchestrator import planner, rendezvous
+from orchestrator.stack import PrivateStack
+from tasks.app import CHUNKS_QUEUE, CONTROL_QUEUE, PLAN_TASK, REMOVE_TASK, make_app
+from tasks.host import records_of
+from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState
+from tasks.records import RedisError
+from tasks.sealing import new_key, seal
+from tasks.settings import Settings
+from tasks.transfer.digests import parse_sha256
+from tasks.transfer.errors import BadOption, redact
+from tasks.transfer.manifest import JobSpec, LayoutName, SourceRequest
+from tasks.transfer.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from celery import Celery
+
+    from tasks.records import Records
+
+#: How often a waiting client looks, changes of state aside, which it is told at once.
+_LOOK_SECONDS = 0.25
+#: How long a reply of a worker may take.
+_PING_SECONDS = 1.0
+
+
+class JobEndedBadly(Exception):
+    """The job failed, was cancelled, or is paused; `record` says why."""
+
+    def __init__(self, record: JobRecord) -> None:
+        super().__init__(record)
+        self.record = record
+
+    def __str__(self) -> str:
+        """Say what became of the job."""
+        if self.record.error is not None:
+            return self.record.error.message
+        return f"Job {self.record.job_id} is {self.record.state}."
+
+
+class StillRunning(Exception):
+    """The job was still running when the time to wait was over."""
+
+    def __init__(self, record: JobRecord, seconds: float) -> None:
+        super().__init__(record, seconds)
+        self.record, self.seconds = record, seconds
+
+    def __str__(self) -> str:
+        """Say that it goes on, and how to come back."""
+        return (
+            f"Job {self.record.job_id} is {self.record.state} after {self.seconds:g} seconds and goes on. "
+            f"Come back with: orchestrator wait {self.record.job_id}"
+        )
+
+
+class Job:
+    """A handle on one job."""
+
+    def __init__(self, orchestrator: Orchestrator, job_id: str) -> None:
+        self._orchestrator = orchestrator
+        self.job_id = job_id
+
+    def status(self) -> JobRecord:
+        """The record as it is now; `NoSuchJob` if there is none."""
+        return self._orchestrator.records.read(self.job_id)
+
+    def wait(
+        self,
+        timeout_seconds: float | None = None,
+        *,
+        on_look: Callable[[JobRecord], object] = lambda _: None,
+    ) -> JobRecord:
+        """Wait until the file is there.
+
+        Args:
+            timeout_seconds: how long at most; None: as long as it takes.
+            on_look: called with the record at short intervals.
+
+        Raises:
+            JobEndedBadly: the job failed, was cancelled or was paused.
+            StillRunning: the time is over.
+            RedisError: Redis cannot be reached, or the private one ended.
+        """
+        began_seconds = time.monotonic()
+        with self._orchestrator.records.changes(self.job_id) as changes:
+            while True:
+                record = self.status()
+                on_look(record)
+                if record.state is JobState.COMPLETE:
+                    return record
+                if not record.state.is_active:
+                    raise JobEndedBadly(record)
+                left_seconds = _LOOK_SECONDS
+                if timeout_seconds is not None:
+                    left_seconds = min(left_seconds, began_seconds + timeout_seconds - time.monotonic())
+                    if left_seconds <= 0:
+                        raise StillRunning(record, timeout_seconds)
+                self._orchestrator.check_stack()
+                changes.wait(left_seconds)
+
+    def cancel(self) -> bool:
+        """End the job and remove what it has on the volume; False if it had ended already."""
+        return self._orchestrator.cancel(self.job_id)
+
+    def pause(self) -> bool:
+        """Stop fetching and keep what is there; False if it was not running."""
+        return self._orchestrator.pause(self.job_id)
+
+    def resume(self) -> bool:
+        """Go on from what is there: after a pause, a failure or a cancel; False if none of them."""
+        return self._orchestrator.resume(self.job_id)
+
+
+class Orchestrator:
+    """Submits and steers jobs; a context manager."""
+
+    def __init__(self, **overrides: Any) -> None:
+        """Take the settings of this process, with `overrides` of single ones, such as ``redis_url=...``.
+
+        Raises:
+            RedisError: Redis cannot be reached, refused the password, or is too old.
+        """
+        settings = Settings(**overrides)
+        self._stack: PrivateStack | None = None
+        self._submitted: list[str] = []
+        if settings.redis_url is None:
+            settings = self._find_or_start(settings, overrides)
+        self.settings = settings
+        self.records: Records = records_of(settings)
+        self._app: Celery | None = None
+        try:
+            self.records.check()
+        except RedisError:
+            self.close()
+            raise
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the Redis and the worker are its own and end with it."""
+        return self._stack is not None
+
+    def __enter__(self) -> Orchestrator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give connections back. An embedded Redis and worker end, and what unfinished jobs left is removed."""
+        if hasattr(self, "records"):
+            self.records.close()
+        if self._app is not None:
+            self._app.close()
+        if self._stack is not None:
+            self._stack.close()
+            # The stack has removed unfinished jobs itself, unless it crashed.
+            for job_id in self._submitted:
+                Volume(self.settings.volume.absolute()).remove_job(job_id)
+            self._stack = None
+
+    def submit(
+        self,
+        url: str,
+        output: str | None = None,
+        *,
+        sha256: str | None = None,
+        chunk_size_bytes: int | None = None,
+        connections: int | None = None,
+        layout: LayoutName | str = LayoutName.AUTO,
+        headers: Mapping[str, str] | None = None,
+        user: str | None = None,
+        overwrite: bool = False,
+        sync: bool = True,
+    ) -> Job:
+        """Submit one URL.
+
+        Args:
+            url: http or https.
+            output: name relative to the volume; None: the server's, else the URL's.
+            sha256: the digest that the file must have, in hexadecimal.
+            chunk_size_bytes: None: chosen from the file's size.
+            connections: the most connections at a time; None: 16.
+            layout: how parts lie on the volume.
+            headers: sent to the URL's origin, and to no other.
+            user: ``name:password`` for Basic authentication.
+            overwrite: replace what has the destination's name.
+            sync: have the data on disk before the file is visible.
+
+        Raises:
+            UsageError: something of that makes no sense, or credentials were given and there is no key.
+            RedisError: Redis cannot be used.
+        """
+        request = _request(url, headers or {}, user)
+        spec = _spec(
+            output=output,
+            sha256=sha256,
+            chunk_size_bytes=chunk_size_bytes,
+            connections=connections,
+            layout=layout,
+            overwrite=overwrite,
+            sync=sync,
+        )
+        sealed = seal(request, self.settings.secret_key)
+        job_id = secrets.token_hex(6)
+        shown_url = redact(request.url)
+        self.records.create(job_id, url=shown_url, spec=spec, sealed_request=sealed, now=time.time())
+        self._submitted.append(job_id)
+        self._send(PLAN_TASK, job_id, f"({job_id}, {shown_url})")
+        return Job(self, job_id)
+
+    def job(self, job_id: str) -> Job:
+        """A handle on a job that was submitted before; `NoSuchJob` if there is no record of it."""
+        self.records.read(job_id)
+        return Job(self, job_id)
+
+    def list(self) -> list[JobRecord]:
+        """The latest jobs, newest first."""
+        return self.records.list()
+
+    def cancel(self, job_id: str) -> bool:
+        """See `Job.cancel`."""
+        allowed = ACTIVE_STATES | {JobState.PAUSED, JobState.FAILED}
+        fields = {"finished_at": repr(time.time())}
+        done = self.records.transition(job_id, JobState.CANCELLED, allowed=allowed, fields=fields)
+        if done:
+            self._send(REMOVE_TASK, job_id, f"({job_id})")
+        return done
+
+    def pause(self, job_id: str) -> bool:
+        """See `Job.pause`."""
+        return self.records.transition(job_id, JobState.PAUSED)
+
+    def resume(self, job_id: str) -> bool:
+        """See `Job.resume`."""
+        done = self.records.transition(job_id, JobState.QUEUED, allowed=RESUMABLE_STATES)
+        if done:
+            self._send(PLAN_TASK, job_id, f"({job_id}, resumed)")
+        return done
+
+    def unserved_queues(self) -> set[str]:
+        """The queues that a job needs and no worker serves; takes a second."""
+        replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
+        served = {queue["name"] for queues in replies.values() for queue in queues}
+        return {CONTROL_QUEUE, CHUNKS_QUEUE} - served
+
+    def check_stack(self) -> None:
+        """Raise `RedisError` if the embedded Redis and worker ended under us."""
+        if self._stack is not None and not self._stack.is_running:
+            raise RedisError(f"The private Redis or its worker ended. {self._stack.last_words()}".strip())
+
+    def _find_or_start(self, settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+        running = rendezvous.find()
+        wants_other_volume = "volume" in settings.model_fields_set and (
+            running is not None and settings.volume.absolute() != running.volume
+        )
+        if running is not None and not wants_other_volume:
+            return Settings(
+                **{
+                    **overrides,
+                    "redis_url": running.redis_url,
+                    "volume": running.volume,
+                    "secret_key": running.secret_key,
+                }
+            )
+        volume = str(settings.volume.absolute())
+        key = settings.secret_key.get_secret_value() if settings.secret_key else new_key()
+        given = {name: str(value) for name, value in overrides.items() if value is not None}
+        self._stack = PrivateStack({**given, "volume": volume, "secret_key": key})
+        try:
+            self._stack.wait_until_ready()
+        except BaseException:
+            self._stack.close()
+            raise
+        return Settings(
+            **{**overrides, "redis_url": self._stack.redis_url, "volume": volume, "secret_key": key}
+        )
+
+    def _celery(self) -> Celery:
+        if self._app is None:
+            self._app = make_app(self.settings)
+        return self._app
+
+    def _send(self, task: str, job_id: str, shown: str) -> None:
+        try:
+            self._celery().send_task(
+                task, args=(job_id,), argsrepr=shown, kwargsrepr="{}", ignore_result=True
+            )
+        except OperationalError as error:
+            # Not its text: that may carry the URL of Redis with its password.
+            raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
+
+
+def _request(url: str, headers: Mapping[str, str], user: str | None) -> SourceRequest:
+    planner.check_url(url)
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    if at:
+        user = user or ":".join(unquote(item) for item in userinfo.split(":", 1))
+        url = urlunsplit(parts._replace(netloc=host))
+    for name, value in headers.items():
+        if not name.isascii() or not name.replace("-", "a").replace("_", "a").isalnum():
+            raise BadOption(f"{name[:40]!r} is not the name of a header; give -H 'Name: value'.")
+        if any(char in value for char in "\r\n\0"):
+            raise BadOption(f"The value of the header {name} has a line break in it.")
+    return SourceRequest(url=url, headers=dict(headers), user=user)
+
+
+def _spec(
+    *,
+    output: str | None,
+    sha256: str | None,
+    chunk_size_bytes: int | None,
+    connections: int | None,
+    layout: LayoutName | str,
+    overwrite: bool,
+    sync: bool,
+) -> JobSpec:
+    if output is not None:
+        planner.check_output(output)
+    if chunk_size_bytes is not None and chunk_size_bytes < 1:
+        raise BadOption("The chunk size must be at least one byte.")
+    if connections is not None and connections < 1:
+        raise BadOption("There must be at least one connection.")
+    try:
+        digest = None if sha256 is None else parse_sha256(sha256)
+        layout = LayoutName(layout)
+    except ValueError as error:
+        raise BadOption(f"That is {error}.") from None
+    spec = JobSpec(
+        output=output,
+        sha256=digest,
+        chunk_size_bytes=chunk_size_bytes,
+        layout=layout,
+        overwrite=overwrite,
+        sync=sync,
+    )
+    return spec if connections is None else spec.model_copy(update={"connections": connections})

@@ -1,0 +1,51 @@
+"""Sending a plan: one Celery task for each chunk as a chord's header, the merge as its body."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import chord
+
+from tasks.fetch import fetch_chunk
+from tasks.merge import merge_parts
+
+if TYPE_CHECKING:
+    from tasks.transfer.manifest import Chunk, Manifest
+
+_MIB = 1024 * 1024
+
+
+def send(manifest: Manifest, chunks: list[Chunk]) -> None:
+    """Send these chunks of a plan, and the merge to follow; with no chunks, the merge alone.
+
+    Messages carry the job's id, the generation and a number. What Flower shows of them is made here.
+    """
+    merge = merge_parts.si(manifest.job_id, manifest.generation).set(
+        **_shown_as(f"{manifest.destination}, {manifest.chunks_count} parts")
+    )
+    if not chunks:
+        merge.apply_async()
+        return
+    header = [
+        fetch_chunk.si(manifest.job_id, manifest.generation, chunk.number).set(
+            **_shown_as(describe(manifest, chunk))
+        )
+        for chunk in chunks
+    ]
+    chord(header)(merge)
+
+
+def _shown_as(text: str) -> dict[str, Any]:
+    return {"argsrepr": f"({text})", "kwargsrepr": "{}"}
+
+
+def describe(manifest: Manifest, chunk: Chunk) -> str:
+    """A chunk for people, such as ``debian.iso 17/64, 544-576 MiB``; numbered from 0 as everywhere."""
+    whole = f"{manifest.destination} {chunk.number}/{manifest.chunks_count}"
+    if chunk.range is None:
+        return f"{whole}, all of it"
+    return f"{whole}, {_mib(chunk.range.start)}-{_mib(chunk.range.stop)} MiB"
+
+
+def _mib(offset: int) -> str:
+    return f"{offset / _MIB:.2f}".rstrip("0").rstrip(".")

@@ -1,0 +1,224 @@
+"""The Celery task that plans a job: probe, decide, write the manifest, send the chunks.
+
+A file that fits one chunk is fetched and published right here: the answer to the probe is its body.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Any
+
+from celery.exceptions import Reject
+
+from orchestrator import dispatch, planner
+from tasks import outcomes
+from tasks.app import PLAN_TASK, app
+from tasks.host import Host, host
+from tasks.jobs import ACTIVE_STATES, JobState
+from tasks.transfer.attempt import AttemptStopped, StopReason
+from tasks.transfer.errors import JobUnreadable, NoProgress, TransferError, TransientError
+from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest
+from tasks.transfer.merge_parts import publish_parts
+
+if TYPE_CHECKING:
+    from tasks.transfer.http_source import Probe, Source
+
+logger = logging.getLogger(__name__)
+
+#: How long a plan may go on fetching: a control slot is for plans, chunks have slots of their own.
+_PLAN_SLICE_SECONDS = 2.0
+#: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
+_BEGINNING_SECONDS = 0.5
+
+
+@app.task(bind=True, name=PLAN_TASK, max_retries=None, ignore_result=True)
+def plan(self: Any, job_id: str, fruitless_count: int = 0) -> None:
+    """Plan a job, or send again what an earlier plan of it still misses.
+
+    Args:
+        self: the task, bound.
+        job_id: which job.
+        fruitless_count: probes in a row that failed.
+    """
+    here = host()
+    asked = here.records.request(job_id)
+    if asked is None or not here.records.transition(job_id, JobState.PLANNING):
+        logger.info("nothing to plan job=%s", job_id)
+        return
+    planning = _Planning(here, job_id, *asked)
+    try:
+        planning.run()
+    except TransientError as error:
+        fruitless_count += 1
+        delay_seconds = here.policy.delay_seconds(
+            fruitless_count, retry_after_seconds=error.retry_after_seconds, uniform=random.uniform
+        )
+        if delay_seconds is None or fruitless_count >= here.settings.probe_attempts:
+            planning.give_up(NoProgress(fruitless_count, str(error)))
+            return
+        here.records.retried(job_id)
+        shown = {"argsrepr": self.request.argsrepr, "kwargsrepr": self.request.kwargsrepr}
+        raise self.retry(
+            args=(job_id, fruitless_count), exc=error, countdown=delay_seconds, **shown
+        ) from error
+    except AttemptStopped as stopped:
+        if stopped.reason is StopReason.JOB_ENDED:
+            planning.give_up(None)
+            return
+        raise Reject(stopped.reason, requeue=True) from None
+    except Exception as error:
+        planning.give_up(error)
+        if not isinstance(error, TransferError):
+            raise
+
+
+class _Planning:
+    """The planning of one job."""
+
+    def __init__(
+        self, here: Host, job_id: str, spec: JobSpec, sealed_request: str, created_at: float
+    ) -> None:
+        self._host = here
+        self._job_id = job_id
+        self._spec = spec
+        self._sealed_request = sealed_request
+        self._created_at = created_at
+        self._folder = here.volume.job(job_id)
+        self._destination: str | None = None
+
+    def run(self) -> None:
+        """Plan; the job is fetching or complete then."""
+        self._host.volume.check()
+        self._folder.create()
+        manifest = self._folder.read_manifest()
+        if manifest is not None:
+            self._send_missing(manifest)
+            return
+        source = self._host.source(self._sealed_request)
+        attempt, progress = self._host.new_attempt(self._job_id, 0)
+        with self._host.watch.over(attempt, progress, slice_seconds=None):
+            probe = source.probe(planner.PROBE_BYTES, attempt)
+        with probe.body:
+            manifest = self._decide(source, probe)
+            if manifest.size_bytes is None or manifest.chunks_count > 1:
+                self._write_and_send(manifest, probe)
+            elif not self._take_whole(manifest, source, probe):
+                self._folder.write_manifest(manifest)
+                self._send(manifest)
+
+    def give_up(self, error: Exception | None) -> None:
+        """Say why, if there is an error; without a manifest nothing is worth keeping."""
+        if error is not None:
+            outcomes.fail(self._host, self._job_id, error, self._destination)
+        if self._folder.read_manifest() is None:
+            outcomes.remove(self._host, self._job_id, self._destination)
+
+    def _decide(self, source: Source, probe: Probe) -> Manifest:
+        """Choose name, chunk size and layout, check that there is room, and reserve the destination."""
+        volume, spec, size_bytes = self._host.volume, self._spec, probe.identity.size_bytes
+        destination = planner.choose_name(spec.output, probe.offered_name, source.name)
+        volume.check_destination(destination, overwrite=spec.overwrite)
+        volume.reserve(destination, self._job_id, is_active=self._is_active)
+        self._destination = destination
+        manifest = Manifest(
+            job_id=self._job_id,
+            generation=1,
+            plan_generation=1,
+            destination=destination,
+            source_name=source.name,
+            size_bytes=size_bytes,
+            validator=probe.identity.validator,
+            honours_ranges=probe.honours_ranges,
+            chunk_size_bytes=planner.choose_chunk_size_bytes(size_bytes, spec.chunk_size_bytes),
+            layout=LayoutName.PARTS,
+            spec=spec,
+            sealed_request=self._sealed_request,
+            created_at=self._created_at,
+        )
+        count = manifest.chunks_count
+        clones = count > 1 and volume.clones(self._job_id)
+        layout = planner.choose_layout(
+            spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
+        )
+        volume.check_space(planner.needed_bytes(size_bytes, layout, chunks_count=count, clones=clones))
+        self._show(manifest)
+        return manifest.model_copy(update={"layout": layout})
+
+    def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
+        """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
+        attempt, progress = self._host.new_attempt(self._job_id, 0)
+        receipts = []
+        self._folder.make_plan_folder(manifest)
+        if manifest.chunks_count:
+            try:
+                with self._host.watch.over(attempt, progress, slice_seconds=_PLAN_SLICE_SECONDS):
+                    probe.body.hand_to(attempt)
+                    receipts.append(
+                        fetch_chunk(
+                            source,
+                            self._folder,
+                            manifest,
+                            manifest.chunk(0),
+                            attempt,
+                            self._host.name,
+                            opened=probe.body,
+                        )
+                    )
+            except (AttemptStopped, TransientError) as error:
+                if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
+                    raise
+                return False
+            self._host.records.chunk_done(progress(), receipts[0].brought_bytes)
+        merged = publish_parts(self._host.volume, self._folder, manifest, receipts, attempt.name)
+        outcomes.complete(self._host, manifest, merged)
+        return True
+
+    def _write_and_send(self, manifest: Manifest, probe: Probe) -> None:
+        self._folder.write_manifest(manifest)
+        if manifest.honours_ranges:
+            attempt, progress = self._host.new_attempt(self._job_id, 0)
+            try:
+                with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
+                    probe.body.hand_to(attempt)
+                    keep_beginning(
+                        self._folder, manifest, manifest.chunk(0), probe.body, attempt, self._host.name
+                    )
+            except (AttemptStopped, TransientError) as error:
+                # What came is saved; the chunk's task goes on there.
+                logger.info("beginning cut short job=%s cause=%s", self._job_id, type(error).__name__)
+        self._send(manifest)
+
+    def _send_missing(self, manifest: Manifest) -> None:
+        """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
+        self._destination = manifest.destination
+        if manifest.job_id != self._job_id:
+            raise JobUnreadable(f"The manifest in the folder of job {self._job_id} is another job's.")
+        self._host.volume.check_destination(manifest.destination, overwrite=manifest.spec.overwrite)
+        self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
+        manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
+        self._folder.write_manifest(manifest)
+        self._show(manifest)
+        self._send(manifest)
+
+    def _send(self, manifest: Manifest) -> None:
+        # The state first: a chunk task that runs at once must find a job that is fetching.
+        if self._host.records.transition(self._job_id, JobState.FETCHING, allowed={JobState.PLANNING}):
+            dispatch.send(manifest, self._folder.missing(manifest))
+
+    def _show(self, manifest: Manifest) -> None:
+        fields: dict[str, str | int] = {
+            "path": str(self._host.volume.path_of(manifest.destination)),
+            "chunks_count": manifest.chunks_count,
+        }
+        if manifest.size_bytes is not None:
+            fields["size_bytes"] = manifest.size_bytes
+        if not self._host.records.transition(
+            self._job_id, JobState.PLANNING, allowed=ACTIVE_STATES, fields=fields
+        ):
+            raise AttemptStopped(StopReason.JOB_ENDED)
+
+    def _is_active(self, job_id: str) -> bool:
+        state = self._host.records.state(job_id)
+        return state is not None and (state.is_active or state is JobState.PAUSED)

@@ -1,0 +1,152 @@
+"""The stack: a private Redis, a worker and, if wanted, Flower; all of it ends together.
+
+`orchestrator up` runs it in the foreground. The embedded mode runs it as one child process, which ends
+when the pipe from its parent does: also when the parent was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from orchestrator import private_redis
+from orchestrator.processes import Service, Supervisor, end_with_parent
+from orchestrator.worker import worker_services
+from tasks.host import records_of
+from tasks.jobs import JobState
+from tasks.records import RedisError
+from tasks.settings import ENV_PREFIX, settings
+from tasks.transfer.volume import Volume
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_START_SECONDS = 15.0
+#: The longest path of a Unix socket is 107 bytes.
+_LONGEST_FOLDER_BYTES = 90
+
+
+def new_folder() -> Path:
+    """A new private folder for a stack's Redis."""
+    base = tempfile.gettempdir()
+    if len(base.encode()) > _LONGEST_FOLDER_BYTES - len("/manyhands-12345678"):
+        base = "/tmp"  # noqa: S108  (mkdtemp makes a folder that only we may enter)
+    return Path(tempfile.mkdtemp(prefix="manyhands-", dir=base))
+
+
+def run(
+    folder: Path,
+    *,
+    concurrency: int,
+    flower_args: list[str] | None,
+    loglevel: str,
+    parent_pipe: int | None = None,
+) -> int:
+    """Run a stack until a signal or the end of the parent's pipe; nothing of it is left then.
+
+    Args:
+        folder: private, for its Redis; removed at the end. The settings must name the Redis in it.
+        concurrency: chunks to fetch at a time.
+        flower_args: how to run Flower; None: not at all.
+        loglevel: of the workers.
+        parent_pipe: a file descriptor whose end asks to end.
+
+    Returns:
+        The signal that ended it, 0 if it was the pipe.
+
+    Raises:
+        VitalServiceEnded: its Redis died.
+    """
+    services = [Service("redis", lambda: private_redis.start(folder), is_vital=True)]
+    services += worker_services(concurrency, loglevel=loglevel)
+    if flower_args is not None:
+        services.append(Service("flower", lambda: _start_flower(flower_args)))
+    try:
+        return Supervisor(services, before_vital_end=_remove_unfinished).run(parent_pipe=parent_pipe)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start_flower(args: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "orchestrator", "flower", *args],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=end_with_parent,  # noqa: PLW1509  (this process has one thread)
+    )
+
+
+def _remove_unfinished() -> None:
+    """Remove what unfinished jobs have on the volume: with this Redis, nobody will know of them any more."""
+    values = settings()
+    volume = Volume(values.volume.absolute())
+    with contextlib.suppress(RedisError):
+        for record in records_of(values).list():
+            if record.state is not JobState.COMPLETE:
+                volume.remove_job(record.job_id)
+
+
+class PrivateStack:
+    """A stack as a child process, for the embedded mode."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Start it, with these settings (without the prefix of their variables) besides the present ones."""
+        self._folder = new_folder()
+        self.redis_url = private_redis.url_in(self._folder)
+        private_redis.find_server()
+        variables = {f"{ENV_PREFIX}{name.upper()}": value for name, value in environment.items()}
+        receiver, self._pipe = os.pipe2(os.O_CLOEXEC)
+        log = (self._folder / "stack.log").open("ab")
+        with log, contextlib.closing(os.fdopen(receiver)) as stdin:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "orchestrator", "private-stack", str(self._folder)],
+                stdin=stdin,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **variables, f"{ENV_PREFIX}REDIS_URL": self.redis_url},
+                start_new_session=True,
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until its Redis answers.
+
+        Raises:
+            RedisError: it does not, or it ended.
+        """
+        ends_seconds = time.monotonic() + _START_SECONDS
+        while not (self._folder / private_redis.SOCKET_NAME).exists():
+            if self._process.poll() is not None or time.monotonic() > ends_seconds:
+                raise RedisError(f"The private Redis did not start. {self.last_words()}".strip())
+            time.sleep(0.01)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def last_words(self) -> str:
+        """The last line of its log, for a message when it failed."""
+        for name in ("stack.log", "redis.log"):
+            with contextlib.suppress(OSError):
+                lines = (self._folder / name).read_text(errors="replace").strip().splitlines()
+                if lines:
+                    return f"Its log ends: {lines[-1][-200:]}"
+        return ""
+
+    def close(self) -> None:
+        """End it; nothing of it is left then."""
+        with contextlib.suppress(OSError):
+            os.close(self._pipe)
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,69 @@
+"""``orchestrator worker``: Celery processes with the right pool, queues and settings.
+
+Chunks have a process of their own, and plans and merges another: neither ever waits behind
+somebody's chunks.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from orchestrator.processes import Forked, Service
+from tasks.app import CHUNKS_QUEUE, QUEUES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Plans and merges at a time. They are short, or wait for the disk.
+_CONTROL_SLOTS = 4
+
+
+def worker_services(
+    concurrency: int,
+    *,
+    queues: Sequence[str] = QUEUES,
+    celery_args: Sequence[str] = (),
+    loglevel: str = "INFO",
+) -> list[Service]:
+    """The Celery processes of one worker, to be supervised.
+
+    Args:
+        concurrency: chunks to fetch at a time.
+        queues: which queues to serve.
+        celery_args: what Celery is told besides.
+        loglevel: Celery's.
+    """
+    control = [queue for queue in queues if queue != CHUNKS_QUEUE]
+    services = []
+    if control:
+        services.append(_service("control", control, _CONTROL_SLOTS, celery_args, loglevel))
+    if CHUNKS_QUEUE in queues:
+        services.append(_service("chunks", [CHUNKS_QUEUE], concurrency, celery_args, loglevel))
+    return services
+
+
+def _service(
+    name: str, queues: Sequence[str], slots: int, celery_args: Sequence[str], loglevel: str
+) -> Service:
+    def run() -> None:
+        from tasks.app import app
+
+        # Two workers of one name confuse Flower and each other's control commands.
+        node = f"--hostname={name}-{os.getpid()}@%h"
+        app.worker_main(
+            [
+                "worker",
+                f"--queues={','.join(queues)}",
+                f"--concurrency={slots}",
+                "--pool=threads",
+                node,
+                # Neither is used here, and the first waits a second for others at each start.
+                "--without-mingle",
+                "--without-gossip",
+                f"--loglevel={loglevel}",
+                *celery_args,
+            ]
+        )
+
+    return Service(name, lambda: Forked(name, run))

@@ -1,0 +1,1 @@
+"""The worker side: the Celery tasks, their app, the job records and the settings."""

@@ -1,0 +1,134 @@
+"""The Celery app. Each setting that is not a matter of taste has its reason beside it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from celery import Celery
+
+from tasks.settings import settings
+from tasks.transfer.errors import BadOption
+
+if TYPE_CHECKING:
+    from tasks.settings import Settings
+
+CONTROL_QUEUE = "control"
+MERGE_QUEUE = "merge"
+CHUNKS_QUEUE = "chunks"
+QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
+
+PLAN_TASK = "orchestrator.plan"
+FETCH_TASK = "tasks.fetch_chunk"
+MERGE_TASK = "tasks.merge_parts"
+REMOVE_TASK = "tasks.remove_job"
+
+
+def make_app(settings: Settings) -> Celery:
+    """A Celery app on the Redis of these settings.
+
+    Raises:
+        BadOption: the settings name no Redis.
+    """
+    if settings.redis_url is None:
+        raise BadOption("ORCHESTRATOR_REDIS_URL is not set: a worker must be told which Redis it serves.")
+    url = settings.redis_url.get_secret_value()
+    app = Celery("manyhands", include=["tasks.fetch", "tasks.merge", "orchestrator.plan"])
+    app.conf.update(
+        broker_url=url,
+        result_backend=url,
+        **_serialization(),
+        **_delivery(settings),
+        **_results(settings),
+        **_worker(settings),
+    )
+    return app
+
+
+def _serialization() -> dict[str, object]:
+    # Whoever can write to Redis could run code of theirs in every worker if pickle were accepted.
+    return {"task_serializer": "json", "result_serializer": "json", "accept_content": ["json"]}
+
+
+def _delivery(settings: Settings) -> dict[str, object]:
+    return {
+        "task_default_queue": CONTROL_QUEUE,
+        "task_routes": {
+            PLAN_TASK: {"queue": CONTROL_QUEUE},
+            MERGE_TASK: {"queue": MERGE_QUEUE},
+            REMOVE_TASK: {"queue": MERGE_QUEUE},
+            FETCH_TASK: {"queue": CHUNKS_QUEUE},
+        },
+        # Acknowledged when done, and again when the worker is lost: a killed worker's chunk is not lost.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # A worker must not hoard chunks that another could fetch now.
+        "worker_prefetch_multiplier": 1,
+        "worker_disable_prefetch": True,
+        # It returns without counting for the chord: the merge would never run.
+        "worker_deduplicate_successful_tasks": False,
+        # After this a message that was not acknowledged is sent again. Every client of this Redis database
+        # must agree on it: the shortest wins.
+        "visibility_timeout": settings.visibility_timeout_seconds,
+        "broker_transport_options": {
+            "visibility_timeout": settings.visibility_timeout_seconds,
+            # The defaults look for such messages every 100 s only.
+            "unacked_restore_interval": 5,
+            "unacked_restore_throttle": 1,
+            "global_keyprefix": settings.key_prefix,
+            **_connection_options(settings),
+        },
+        # Otherwise a worker that starts before Redis does gives up.
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+    }
+
+
+def _results(settings: Settings) -> dict[str, object]:
+    return {
+        # While Redis is away, a finished chunk keeps storing its result before it counts for the chord.
+        "result_backend_always_retry": True,
+        # Extended results would store the arguments once more.
+        "result_extended": False,
+        "result_expires": settings.longest_job_seconds,
+        # The count of a chord whose job rests longer than this would be forgotten, and the merge never run.
+        "result_chord_expires": settings.longest_job_seconds,
+        "result_backend_transport_options": {"global_keyprefix": settings.key_prefix},
+        "redis_socket_timeout": settings.redis_timeout_seconds,
+        "redis_socket_connect_timeout": settings.redis_timeout_seconds,
+        "redis_socket_keepalive": True,
+        "redis_backend_health_check_interval": 30,
+    }
+
+
+def _worker(settings: Settings) -> dict[str, object]:
+    return {
+        # One process and about 1 MB a connection; a process for each would cost 50 MB.
+        "worker_pool": "threads",
+        "worker_concurrency": settings.concurrency,
+        "worker_send_task_events": True,  # Flower
+        "task_send_sent_event": True,
+        "worker_hijack_root_logger": False,
+        "worker_proc_alive_timeout": 30,
+        # Chunks are retried and requeued by design; nothing of that is worth a warning each.
+        "worker_redirect_stdouts": False,
+    }
+
+
+def _connection_options(settings: Settings) -> dict[str, object]:
+    # Without a timeout a publish to a Redis that froze hangs for ever.
+    return {
+        "socket_timeout": settings.redis_timeout_seconds,
+        "socket_connect_timeout": settings.redis_timeout_seconds,
+        "socket_keepalive": True,
+        "health_check_interval": 30,
+    }
+
+
+def __getattr__(name: str) -> Celery:
+    """``tasks.app.app``, for ``celery -A tasks.app`` and the task modules; made when first asked for."""
+    if name in ("app", "celery"):
+        app = make_app(settings())
+        globals()["app"] = globals()["celery"] = app
+        return app
+    raise AttributeError(name)

@@ -1,0 +1,58 @@
+"""The Celery task that merges the parts: the chord's body. And the one that removes an ended job's parts."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from tasks import outcomes
+from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
+from tasks.host import host
+from tasks.jobs import JobState
+from tasks.transfer.errors import TransferError
+from tasks.transfer.merge_parts import Incomplete
+from tasks.transfer.merge_parts import merge_parts as merge
+
+logger = logging.getLogger(__name__)
+
+
+@app.task(bind=True, name=MERGE_TASK, ignore_result=True)
+def merge_parts(self: Any, job_id: str, generation: int) -> None:
+    """Chord body: merge what the volume proves to be there, in order; send again what is missing.
+
+    Args:
+        self: the task, bound.
+        job_id: whose parts.
+        generation: the sending it belongs to; an older one than the manifest's is fenced off.
+    """
+    here = host()
+    manifest = here.volume.job(job_id).read_manifest()
+    if manifest is None or manifest.generation != generation:
+        logger.info("merge fenced off job=%s generation=%d", job_id, generation)
+        return
+    if not here.records.transition(job_id, JobState.MERGING):
+        if here.records.state(job_id) is JobState.CANCELLED:
+            outcomes.remove(here, job_id, manifest.destination)
+        return
+    try:
+        result = merge(here.volume, manifest, self.request.id)
+    except Exception as error:
+        outcomes.fail(here, job_id, error, manifest.destination)
+        if not isinstance(error, TransferError):
+            raise
+        return
+    if isinstance(result, Incomplete):
+        logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
+        app.send_task(PLAN_TASK, args=(job_id,), argsrepr=f"({job_id}: {len(result.chunks)} missing)")
+        return
+    outcomes.complete(here, manifest, result)
+
+
+@app.task(name=REMOVE_TASK, ignore_result=True)
+def remove_job(job_id: str) -> None:
+    """Remove the parts of a cancelled job."""
+    here = host()
+    if here.records.state(job_id) is not JobState.CANCELLED:
+        return
+    manifest = here.volume.job(job_id).read_manifest()
+    outcomes.remove(here, job_id, manifest.destination if manifest else None)

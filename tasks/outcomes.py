@@ -1,0 +1,58 @@
+"""How jobs end: complete, failed, or removed; on the volume and in the records."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tasks.jobs import JobError, JobState
+from tasks.transfer.errors import TransferError
+
+if TYPE_CHECKING:
+    from tasks.host import Host
+    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.merge_parts import Merged
+
+logger = logging.getLogger(__name__)
+
+
+def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
+    """Say that the file is under its name, then clean up; harmless if done before."""
+    host.records.transition(
+        manifest.job_id,
+        JobState.COMPLETE,
+        fields={
+            "path": str(merged.path),
+            "size_bytes": merged.size_bytes,
+            "crc32c": f"{merged.crc32c:08x}",
+            "finished_at": repr(time.time()),
+            **({"sha256": merged.sha256} if merged.sha256 else {}),
+        },
+    )
+    logger.info("job complete job=%s bytes=%d", manifest.job_id, merged.size_bytes)
+    remove(host, manifest.job_id, manifest.destination)
+
+
+def fail(host: Host, job_id: str, error: Exception, destination: str | None) -> None:
+    """Say why a job failed, and let others have its destination. Its parts stay, for ``resume``."""
+    if isinstance(error, TransferError):
+        shown = JobError(code=error.code, message=str(error))
+        logger.warning("job failed job=%s code=%s", job_id, error.code)
+    else:
+        # The text of an unknown exception may carry a URL with its query: only its type is told.
+        shown = JobError(
+            code="InternalError",
+            message=f"A bug in Manyhands ({type(error).__name__}); the worker's log has the details.",
+        )
+        logger.error("job failed by a bug job=%s", job_id, exc_info=error)
+    host.records.fail(job_id, shown)
+    if destination is not None:
+        host.volume.release(destination, job_id)
+
+
+def remove(host: Host, job_id: str, destination: str | None) -> None:
+    """Remove what a job has on the volume; harmless if it is gone."""
+    if destination is not None:
+        host.volume.release(destination, job_id)
+    host.volume.job(job_id).remove()

@@ -1,0 +1,108 @@
+"""Settings: environment variables ``ORCHESTRATOR_...`` first, then ``orchestrator.toml``, then the defaults.
+
+Each field is one variable; its description is what ``orchestrator settings`` shows.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "ORCHESTRATOR_"
+TOML_FILE = "orchestrator.toml"
+
+_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
+
+
+class Settings(BaseSettings):
+    """All settings, validated."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, toml_file=TOML_FILE, extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    redis_url: SecretStr | None = Field(
+        None, description="redis://, rediss:// or redis+socket://; not set: a private Redis is started"
+    )
+    volume: Path = Field(Path(), description="the directory that all workers share")
+    secret_key: SecretStr | None = Field(
+        None, description="key that seals URLs, headers and credentials (openssl rand -base64 32)"
+    )
+    key_prefix: str = Field("manyhands:", description="what every key in Redis begins with")
+
+    concurrency: int = Field(16, ge=1, le=1024, description="chunks that one worker fetches at a time")
+    connect_timeout_seconds: float = Field(10.0, gt=0, description="one connect")
+    read_timeout_seconds: float = Field(30.0, gt=0, description="one read")
+    low_speed_bytes_per_second: float = Field(
+        1000.0, ge=0, description="a connection slower than this is dropped; 0: never"
+    )
+    low_speed_seconds: float = Field(30.0, gt=0, description="the window of the low-speed limit")
+    time_slice_seconds: float = Field(
+        60.0, gt=0, description="how long a chunk task may hold a worker's slot"
+    )
+
+    fruitless_attempts: int = Field(8, ge=1, description="attempts in a row without a new byte")
+    probe_attempts: int = Field(3, ge=1, description="attempts at the first request of a job")
+    backoff_cap_seconds: float = Field(30.0, gt=0, le=60, description="the longest backoff")
+    max_wait_seconds: float = Field(120.0, ge=0, description="the longest Retry-After that is obeyed")
+
+    redis_timeout_seconds: float = Field(10.0, gt=0, description="one call of Redis")
+    visibility_timeout_seconds: int = Field(
+        900, ge=120, le=900, description="after this a message that no worker acknowledged is sent again"
+    )
+    longest_job_seconds: int = Field(
+        30 * 24 * 3600, ge=3600, description="how long Redis keeps what belongs to an unfinished job"
+    )
+    record_age_seconds: int = Field(
+        7 * 24 * 3600, ge=60, description="how long the record of an ended job is kept"
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _known_scheme(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
+            # Without the value: it may carry a password.
+            raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file; no .env file is read behind the user's back."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+
+@functools.cache
+def settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
+
+
+def origins() -> dict[str, str]:
+    """Where each setting came from: the variable's name, the file's name, or ``default``."""
+    from_env = EnvSettingsSource(Settings)()
+    from_file = TomlConfigSettingsSource(Settings)()
+    places = {}
+    for name in Settings.model_fields:
+        if name in from_env:
+            places[name] = f"{ENV_PREFIX}{name.upper()}"
+        elif name in from_file:
+            places[name] = TOML_FILE
+        else:
+            places[name] = "default"
+    return places

@@ -1,0 +1,90 @@
+"""Use case: bring one chunk onto the volume, from the byte where an earlier attempt left off."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.transfer.http_source import Identity
+
+if TYPE_CHECKING:
+    from tasks.transfer.attempt import Attempt
+    from tasks.transfer.http_source import Body, Source
+    from tasks.transfer.manifest import Chunk, Manifest, Receipt
+    from tasks.transfer.volume import JobFolder, PartWriter
+
+
+def fetch_chunk(
+    source: Source,
+    folder: JobFolder,
+    manifest: Manifest,
+    chunk: Chunk,
+    attempt: Attempt,
+    worker: str,
+    opened: Body | None = None,
+) -> Receipt:
+    """Bring one chunk.
+
+    Whatever ends it early, what it brought is saved first: the next attempt, on any worker, goes on there.
+
+    Args:
+        source: the file at its origin.
+        folder: the job's folder.
+        manifest: the plan.
+        chunk: which of its chunks.
+        attempt: counts the bytes, and may be stopped from another thread.
+        worker: who fetches, as the receipt names it.
+        opened: the answer to the probe, where that has the chunk's first bytes.
+
+    Returns:
+        The receipt, also when an earlier or a parallel attempt left it.
+
+    Raises:
+        TransferError: see its groups. AttemptStopped: the attempt was stopped.
+    """
+    receipt = folder.receipt(manifest, chunk)
+    if receipt is not None:
+        return receipt
+    with folder.open_part(manifest, chunk, attempt.name) as part:
+        if not manifest.honours_ranges or opened is not None:
+            # The stream can only be had from its first byte.
+            part.start_over()
+        attempt.begin_at(part.done_bytes)
+        try:
+            while not part.is_whole:
+                with opened or _open_rest(source, manifest, chunk, part, attempt) as body:
+                    _write_body(body, part, attempt)
+                opened = None
+                if chunk.length_bytes is None:
+                    break
+        except BaseException:
+            if manifest.honours_ranges:
+                part.save(worker)
+            raise
+        return part.complete(worker)
+
+
+def keep_beginning(
+    folder: JobFolder, manifest: Manifest, chunk: Chunk, body: Body, attempt: Attempt, worker: str
+) -> None:
+    """Save the answer to the probe as the beginning of the first chunk, and leave the rest to its task."""
+    with folder.open_part(manifest, chunk, attempt.name) as part:
+        part.start_over()
+        attempt.begin_at(0)
+        try:
+            with body:
+                _write_body(body, part, attempt)
+        finally:
+            part.save(worker)
+
+
+def _write_body(body: Body, part: PartWriter, attempt: Attempt) -> None:
+    for block in body.blocks():
+        part.write(block)
+        attempt.done_bytes = part.done_bytes
+
+
+def _open_rest(source: Source, manifest: Manifest, chunk: Chunk, part: PartWriter, attempt: Attempt) -> Body:
+    identity = Identity(manifest.size_bytes, manifest.validator)
+    if not manifest.honours_ranges or chunk.range is None:
+        return source.open_whole(identity, attempt)
+    return source.open(chunk.range.after(part.done_bytes), identity, attempt)

@@ -1,0 +1,148 @@
+"""What the head of a response says, and what a failed request means."""
+
+from __future__ import annotations
+
+import email.message
+import email.utils
+import ssl
+import time
+from typing import TYPE_CHECKING, TypeVar
+
+import requests
+import urllib3.exceptions
+
+from tasks.transfer.errors import (
+    BadCertificate,
+    BadResponse,
+    BadURL,
+    OriginBusy,
+    OriginUnreachable,
+    SourceRefused,
+    TransferError,
+)
+from tasks.transfer.manifest import Validator
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_E = TypeVar("_E", bound=BaseException)
+
+#: Statuses that ask to come back later, beside the 5xx (RFC 9110 section 15.5.9, RFC 8470, RFC 6585).
+_BUSY_STATUSES = frozenset({408, 425, 429})
+#: 5xx that no waiting mends: not implemented, HTTP version not supported.
+_FINAL_SERVER_ERRORS = frozenset({501, 505})
+
+
+def check_status(response: requests.Response, name: str) -> None:
+    """Raise what a status other than success or 416 means; the response is closed then.
+
+    Status first: an error page carries no ETag, and must not read as a change of the file.
+    """
+    status = response.status_code
+    if 200 <= status < 300 or status == requests.codes.requested_range_not_satisfiable:  # noqa: PLR2004
+        return
+    response.close()
+    if status in _BUSY_STATUSES or (status >= 500 and status not in _FINAL_SERVER_ERRORS):  # noqa: PLR2004
+        raise OriginBusy(name, status, retry_after_seconds(response.headers, now=time.time()))
+    raise SourceRefused(name, status, _printable(response.reason or ""))
+
+
+def retry_after_seconds(headers: Mapping[str, str], *, now: float) -> float | None:
+    """How long ``Retry-After`` asks to wait, in seconds or as a date; None without a readable one.
+
+    Source: RFC 9110, section 10.2.3.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:9])
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+def validator_of(response: requests.Response) -> Validator:
+    """The strong entity tag, else the date of the last change (RFC 9110, section 8.8)."""
+    etag = response.headers.get("ETag", "").strip()
+    # A weak tag (W/"...") says that two versions are alike, not that their bytes are the same.
+    strong = len(etag) > 1 and etag.startswith('"') and etag.endswith('"')
+    return Validator(etag=etag if strong else None, last_modified=response.headers.get("Last-Modified"))
+
+
+def content_length(response: requests.Response, name: str) -> int | None:
+    """The body's length in bytes, or None where the head does not say it.
+
+    Raises:
+        BadResponse: it is not one number, or the body is compressed though the plain one was asked for.
+    """
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        response.close()
+        raise BadResponse(
+            name, f"it is encoded as {_printable(encoding)!r} though the plain file was asked for"
+        )
+    value = response.headers.get("Content-Length")
+    if value is None or "chunked" in response.headers.get("Transfer-Encoding", "").lower():
+        return None
+    # Two equal ones in a list are one (RFC 9110, section 8.6).
+    values = {item.strip() for item in value.split(",")}
+    digits = values.pop()
+    if values or not (digits.isascii() and digits.isdigit() and len(digits) < 19):  # noqa: PLR2004
+        response.close()
+        raise BadResponse(name, f"Content-Length is {_printable(value)!r}")
+    return int(digits)
+
+
+def offered_name(response: requests.Response) -> str | None:
+    """The file name in Content-Disposition, ``filename*`` first (RFC 6266); not cleaned."""
+    value = response.headers.get("Content-Disposition")
+    if not value:
+        return None
+    message = email.message.Message()
+    message["Content-Disposition"] = value
+    return message.get_filename() or None
+
+
+def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PLR0911  (a table of cases)
+    """What an exception of requests means here. Its own text is not used: it carries the URL's query."""
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
+        return BadURL(f"{name} is not a URL that can be asked for.")
+    if isinstance(error, requests.exceptions.SSLError):
+        certificate = _find(error, ssl.SSLCertVerificationError)
+        if certificate is not None:
+            return BadCertificate(name, certificate.verify_message)
+        return OriginUnreachable(name, "the TLS handshake failed")
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return OriginUnreachable(name, "it did not accept the connection in time")
+    if isinstance(error, requests.exceptions.Timeout):
+        return OriginUnreachable(name, "no answer came within the read timeout")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return OriginUnreachable(name, "the proxy did not connect")
+    if _find(error, urllib3.exceptions.NameResolutionError) is not None:
+        return OriginUnreachable(name, "the host's name is not known")
+    cause = _find(error, OSError)
+    reason = cause.strerror if cause is not None and cause.strerror else "the connection broke"
+    return OriginUnreachable(name, reason.lower())
+
+
+def _find(error: BaseException, wanted: type[_E]) -> _E | None:
+    """The first exception of that type among what `error` was made of, requests' own aside."""
+    pending: list[object] = [error]
+    for _ in range(32):
+        if not pending:
+            break
+        current = pending.pop(0)
+        if isinstance(current, wanted) and not isinstance(current, requests.RequestException):
+            return current
+        if isinstance(current, BaseException):
+            pending += [
+                getattr(current, "reason", None),
+                current.__cause__,
+                current.__context__,
+                *current.args,
+            ]
+    return None
+
+
+def _printable(text: str) -> str:
+    return "".join(char for char in text[:80] if char.isprintable())

@@ -1,0 +1,127 @@
+"""A response's body, held against the length that was promised for it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+import urllib3.exceptions
+
+from tasks.transfer.errors import BadResponse, OriginUnreachable, ResponseTruncated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import TracebackType
+
+    import requests
+
+    from tasks.transfer.attempt import Attempt
+    from tasks.transfer.ranges import ByteRange
+
+#: The read size adapts between these: a large one costs fewer system calls, a small one loses less when
+#: the connection breaks, for what a read had gathered by then is gone.
+_LEAST_READ_BYTES = 16 * 1024
+_FIRST_READ_BYTES = 128 * 1024
+_MOST_READ_BYTES = 1024 * 1024
+_QUICK_READ_SECONDS = 0.05
+_SLOW_READ_SECONDS = 0.5
+
+
+class Body:
+    """The bytes of one response; a context manager that gives the connection back or closes it."""
+
+    def __init__(
+        self,
+        response: requests.Response,
+        url: str,
+        attempt: Attempt,
+        *,
+        carries: ByteRange | None,
+        length_bytes: int | None,
+    ) -> None:
+        self.carries = carries  #: the range of the file in the body; None for a whole file
+        self.length_bytes = length_bytes  #: what was promised; None if the server did not say
+        self._response = response
+        self._url = url  # redacted
+        self._attempt = attempt
+
+    def __enter__(self) -> Body:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._attempt.let_go()
+        with contextlib.suppress(OSError, urllib3.exceptions.HTTPError):
+            # Unread bytes would be taken for the next response's head: close unless it was read to its end.
+            self._response.close()
+
+    def hand_to(self, attempt: Attempt) -> None:
+        """Let another attempt read it, which may be stopped by its own watcher."""
+        self._attempt.hand_connection_to(attempt)
+        self._attempt = attempt
+
+    def blocks(self, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
+        """The body in order, in blocks of the read size.
+
+        Raises:
+            ResponseTruncated: it ended before the promised length.
+            BadResponse: it goes on after the promised length.
+            OriginUnreachable: the connection broke, or brought nothing for the read timeout.
+            AttemptStopped: the attempt was stopped from outside.
+        """
+        received_bytes = 0
+        read_bytes = _FIRST_READ_BYTES
+        while self.length_bytes is None or received_bytes < self.length_bytes:
+            wanted_bytes = read_bytes
+            if self.length_bytes is not None:
+                wanted_bytes = min(wanted_bytes, self.length_bytes - received_bytes)
+            began_seconds = clock()
+            block = self._read(wanted_bytes, received_bytes)
+            if not block:
+                break
+            received_bytes += len(block)
+            yield block
+            read_bytes = _next_read_bytes(read_bytes, clock() - began_seconds)
+        self._check_end(received_bytes)
+
+    def _check_end(self, received_bytes: int) -> None:
+        if self.length_bytes is None:
+            return
+        if received_bytes < self.length_bytes:
+            raise ResponseTruncated(self._url, self.length_bytes, received_bytes)
+        # Also what gives the connection back: the end is only seen by reading past it.
+        if self._read(1, received_bytes):
+            raise BadResponse(self._url, f"the body goes on after the {self.length_bytes} bytes it promised")
+
+    def _read(self, wanted_bytes: int, received_bytes: int) -> bytes:
+        self._attempt.check()
+        try:
+            # decode_content=False: a range counts the bytes as sent.
+            data: bytes = self._response.raw.read(wanted_bytes, decode_content=False)
+        except urllib3.exceptions.ReadTimeoutError as error:
+            self._attempt.check()
+            raise OriginUnreachable(self._url, "no byte came within the read timeout") from error
+        except urllib3.exceptions.IncompleteRead as error:
+            self._attempt.check()
+            raise ResponseTruncated(self._url, self.length_bytes or 0, received_bytes) from error
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+            # ValueError, AttributeError: what http.client raises when its socket is shut down under it.
+            self._attempt.check()
+            raise OriginUnreachable(self._url, f"the connection broke ({type(error).__name__})") from error
+        # A read that was cut off by a stop returns short, like an end of the body.
+        if len(data) < wanted_bytes:
+            self._attempt.check()
+        return data
+
+
+def _next_read_bytes(read_bytes: int, seconds: float) -> int:
+    if seconds < _QUICK_READ_SECONDS:
+        return min(read_bytes * 2, _MOST_READ_BYTES)
+    if seconds > _SLOW_READ_SECONDS:
+        return max(read_bytes // 2, _LEAST_READ_BYTES)
+    return read_bytes

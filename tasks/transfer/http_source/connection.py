@@ -1,0 +1,100 @@
+"""Connections that a watcher can shut down, in one pool for the whole process.
+
+A blocked read cannot look at a clock, and requests offers no handle on the socket in use. So each
+connection tells the attempt of its thread which socket it reads from. The pool outlives chunks:
+the next chunk of the same origin finds a connection that is open already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tasks.transfer.attempt import Attempt
+
+#: Hosts whose connections are kept, and connections kept for each; more are opened, and closed after use.
+_KEPT_HOSTS = 32
+_KEPT_CONNECTIONS = 64
+
+_of_thread = threading.local()
+
+
+@contextlib.contextmanager
+def watched_by(attempt: Attempt) -> Iterator[None]:
+    """Within, connections that this thread uses are known to `attempt`."""
+    _of_thread.attempt = attempt
+    try:
+        yield
+    finally:
+        _of_thread.attempt = None
+
+
+def _announce(connection: HTTPConnection) -> None:
+    attempt: Attempt | None = getattr(_of_thread, "attempt", None)
+    if attempt is not None:
+        attempt.reads_from(connection.sock)
+
+
+class _WatchedHTTPConnection(HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        _announce(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _announce(self)  # a kept connection does not connect again
+        super().request(*args, **kwargs)
+
+
+class _WatchedHTTPSConnection(HTTPSConnection):
+    def connect(self) -> None:
+        super().connect()
+        _announce(self)
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        _announce(self)
+        super().request(*args, **kwargs)
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _WatchedHTTPConnection
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _WatchedHTTPSConnection
+
+
+class _WatchedAdapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        self._watch(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)
+        # A SOCKS manager has connections of its own; those end by their read timeout only.
+        if not str(args[0] if args else kwargs["proxy"]).lower().startswith("socks"):
+            self._watch(manager)
+        return manager
+
+    @staticmethod
+    def _watch(manager: Any) -> None:
+        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+_adapter = _WatchedAdapter(pool_connections=_KEPT_HOSTS, pool_maxsize=_KEPT_CONNECTIONS)
+
+
+def new_session() -> requests.Session:
+    """A session with its own cookies on the connections that the process shares. Do not close it."""
+    session = requests.Session()
+    session.mount("http://", _adapter)
+    session.mount("https://", _adapter)
+    return session

@@ -1,0 +1,143 @@
+"""The manifest: what a plan decided, stored on the volume; and receipts, the proof of complete parts.
+
+These are the truth of a job. They are read back from a shared volume, so every field is validated.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.transfer.ranges import ByteRange, nth
+
+JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
+
+
+class LayoutName(enum.StrEnum):
+    """How parts lie on the volume while a job runs."""
+
+    AUTO = "auto"  #: parts where the volume clones, else shared where the validator is strong, else parts
+    SHARED = "shared"  #: one sparse file, each worker writes its own range in place
+    PARTS = "parts"  #: one file a part, joined in order by the merge
+
+
+class _Stored(BaseModel):
+    # A newer version's file may have more fields; unknown ones are ignored, missing ones are an error.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class JobSpec(_Stored):
+    """What was asked for, without anything secret."""
+
+    output: str | None = None  #: name relative to the volume; None: the server's or the URL's
+    sha256: str | None = None  #: the digest the whole file must have
+    chunk_size_bytes: int | None = Field(default=None, gt=0)  #: None: chosen from the file's size
+    connections: int = Field(default=16, ge=1)  #: the most connections to the origin for this job
+    layout: LayoutName = LayoutName.AUTO
+    overwrite: bool = False
+    sync: bool = True  #: data is on disk before the file is visible
+
+
+class SourceRequest(_Stored):
+    """How to ask the origin: the URL and what goes with it. Secret: sealed wherever it rests."""
+
+    url: str
+    headers: dict[str, str] = Field(default_factory=dict)
+    user: str | None = None  #: ``name:password`` for Basic
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether it carries more than a URL without user and password."""
+        return bool(self.headers or self.user or "@" in self.url.split("/", 3)[2])
+
+
+class Validator(_Stored):
+    """What identifies one version of the file (RFC 9110, section 8.8)."""
+
+    etag: str | None = None  #: a strong entity tag with its quotes
+    last_modified: str | None = None  #: the header as sent; compared as an opaque string
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether equal validators prove equal bytes."""
+        return self.etag is not None
+
+    def __str__(self) -> str:
+        return f"ETag {self.etag}" if self.etag else f"Last-Modified {self.last_modified or 'none'}"
+
+
+class Chunk(_Stored):
+    """One range given to one Celery task."""
+
+    number: int = Field(ge=0)
+    start: int = Field(ge=0)
+    length_bytes: int | None  #: None: the origin does not say how long the file is
+
+    @property
+    def range(self) -> ByteRange | None:
+        """The chunk's range, or None for a file of unknown length."""
+        return None if self.length_bytes is None else ByteRange(self.start, self.start + self.length_bytes)
+
+
+class Manifest(_Stored):
+    """The plan of one job."""
+
+    job_id: JobId
+    generation: int = Field(ge=1)  #: grows with every sending; older messages are fenced off
+    plan_generation: int = Field(ge=1)  #: the generation that planned; names the folder of its parts
+    destination: str  #: relative to the volume
+    source_name: str  #: the redacted URL, for messages
+    size_bytes: int | None = Field(ge=0)
+    validator: Validator
+    honours_ranges: bool
+    chunk_size_bytes: int = Field(gt=0)
+    layout: LayoutName
+    spec: JobSpec
+    sealed_request: str  #: a `SourceRequest` as `tasks.sealing` stores it
+    created_at: float  #: seconds since the epoch
+
+    @property
+    def chunks_count(self) -> int:
+        """How many chunks there are: none for an empty file, one where the origin cannot be split."""
+        if self.size_bytes is None:
+            return 1
+        if not self.honours_ranges:
+            return min(self.size_bytes, 1)
+        return -(-self.size_bytes // self.chunk_size_bytes)
+
+    def chunk(self, number: int) -> Chunk:
+        """One chunk of the plan.
+
+        Raises:
+            ValueError: the plan has no such chunk.
+        """
+        if not 0 <= number < self.chunks_count:
+            raise ValueError(f"no chunk {number} in a plan of {self.chunks_count}")
+        if self.size_bytes is None or not self.honours_ranges:
+            return Chunk(number=0, start=0, length_bytes=self.size_bytes)
+        part = nth(number, self.size_bytes, self.chunk_size_bytes)
+        return Chunk(number=number, start=part.start, length_bytes=part.length_bytes)
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks in order."""
+        return [self.chunk(number) for number in range(self.chunks_count)]
+
+
+class PartState(_Stored):
+    """What is on the volume of one part: trusted as far as this says, and no further."""
+
+    number: int = Field(ge=0)
+    length_bytes: int = Field(ge=0)  #: how much of the part is there, from its start
+    crc32c: int = Field(ge=0)  #: of these bytes
+    file_name: str = Field(pattern=r"^[0-9a-z.-]{1,100}$")  #: the file that holds them, in the plan's folder
+    brought_bytes: dict[str, int]  #: by worker host: who brought how much
+
+
+class Checkpoint(PartState):
+    """What an unfinished part has."""
+
+
+class Receipt(PartState):
+    """The proof of a complete part."""

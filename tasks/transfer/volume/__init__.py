@@ -1,0 +1,17 @@
+"""The volume: the directory that all workers share. The only package that touches files.
+
+    <volume>/.orchestrator/            mode 0700
+        reserved/<hash>                which unfinished job writes to a destination
+        <job_id>/manifest.json
+        <job_id>/plan-<generation>/    the parts of one plan, their checkpoints and receipts
+    <volume>/<destination>             appears by one rename, complete and checked
+
+No file is locked: locks silently do nothing on some shared filesystems. What two processes could
+fight over is decided by an atomic create, link or rename.
+"""
+
+from tasks.transfer.volume.job_folder import JobFolder
+from tasks.transfer.volume.part_writer import PartWriter
+from tasks.transfer.volume.root import Volume
+
+__all__ = ["JobFolder", "PartWriter", "Volume"]

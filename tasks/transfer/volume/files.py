@@ -1,0 +1,87 @@
+"""File operations with this project's errors, and writes that are seen whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from typing import TYPE_CHECKING
+
+from tasks.transfer.errors import VolumeFailed, VolumeFull, VolumeMissing, VolumeReadOnly
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_MISSING = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR})
+
+
+@contextlib.contextmanager
+def volume_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
+    """Within, an OSError becomes the `VolumeError` that says what a person must do about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise VolumeFull(str(path), needed_bytes, free_bytes(path)) from error
+        if error.errno in _READ_ONLY:
+            raise VolumeReadOnly(str(path)) from error
+        if error.errno in _MISSING:
+            raise VolumeMissing(str(path)) from error
+        raise VolumeFailed(str(path), error.strerror or type(error).__name__) from error
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes that may still be written where `path` is or would be; 0 if that cannot be told."""
+    for place in (path, *path.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except OSError:
+            continue
+    return 0
+
+
+def write_whole(path: Path, text: str, *, sync: bool) -> None:
+    """Replace a small file so that readers see the old text or the new, never half of it."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            write_all(fd, text.encode(), 0)
+            if sync:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    if sync:
+        sync_folder(path.parent)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write `data` at `offset`; a short write (a signal, a nearly full volume) is gone on with."""
+    written_bytes = os.pwrite(fd, data, offset)
+    if written_bytes == len(data):
+        return
+    view = memoryview(data)
+    while written_bytes < len(data):
+        written_bytes += os.pwrite(fd, view[written_bytes:], offset + written_bytes)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in `folder` survive a crash of the host: a file's own fsync does not cover its name."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        # Some network filesystems have no fsync for folders, and need none.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(fd)

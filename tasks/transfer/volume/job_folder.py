@@ -1,0 +1,134 @@
+"""A job's folder on the volume: its manifest, and the parts of its plan."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from tasks.transfer.manifest import LayoutName, Manifest, Receipt
+from tasks.transfer.volume.files import volume_errors, write_whole
+from tasks.transfer.volume.joining import join
+from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, read_receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tasks.transfer.manifest import Chunk
+
+_READ_BYTES = 1024 * 1024
+
+
+class JobFolder:
+    """What the volume knows of one job."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def create(self) -> None:
+        """Make the folder; harmless if it is there."""
+        with volume_errors(self.path):
+            self.path.parent.mkdir(mode=0o700, exist_ok=True)
+            try:
+                self.path.mkdir(mode=0o700, exist_ok=True)
+            except FileNotFoundError:
+                # The last job to end removed the empty parent in between.
+                self.path.parent.mkdir(mode=0o700, exist_ok=True)
+                self.path.mkdir(mode=0o700, exist_ok=True)
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest, or None if the job has none that can be read."""
+        with volume_errors(self.path), contextlib.suppress(FileNotFoundError, ValueError):
+            return Manifest.model_validate_json((self.path / "manifest.json").read_bytes())
+        return None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Store the manifest and make its plan's folder; parts of other plans are removed."""
+        self.make_plan_folder(manifest)
+        folder = self._plan_folder(manifest)
+        with volume_errors(self.path):
+            write_whole(self.path / "manifest.json", manifest.model_dump_json(), sync=manifest.spec.sync)
+        for other in self.path.glob("plan-*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    def make_plan_folder(self, manifest: Manifest) -> None:
+        """Make the folder that the plan's parts go to; harmless if it is there."""
+        folder = self._plan_folder(manifest)
+        with volume_errors(self.path):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            if manifest.layout is LayoutName.SHARED:
+                self._make_shared_file(folder / SHARED_FILE_NAME, manifest.size_bytes or 0)
+
+    def open_part(self, manifest: Manifest, chunk: Chunk, attempt_name: str) -> PartWriter:
+        """Open a part for writing, where its last checkpoint ends."""
+        return PartWriter(self._plan_folder(manifest), manifest, chunk, attempt_name)
+
+    def receipt(self, manifest: Manifest, chunk: Chunk) -> Receipt | None:
+        """The chunk's receipt, if its part is complete: of the length that the plan gave it."""
+        with volume_errors(self.path):
+            receipt = read_receipt(self._plan_folder(manifest), chunk.number)
+        if receipt is None or chunk.length_bytes not in (None, receipt.length_bytes):
+            return None
+        return receipt
+
+    def missing(self, manifest: Manifest) -> list[Chunk]:
+        """The chunks without a receipt, in order."""
+        return [chunk for chunk in manifest.chunks() if self.receipt(manifest, chunk) is None]
+
+    def join(self, manifest: Manifest, receipts: list[Receipt], attempt_name: str) -> Path:
+        """Join the parts in order.
+
+        Returns:
+            The whole file, still inside the job's folder. In the shared layout and for a single part
+            that is the file they were written to; nothing is copied.
+        """
+        folder = self._plan_folder(manifest)
+        with volume_errors(folder, needed_bytes=manifest.size_bytes or 0):
+            if manifest.layout is LayoutName.SHARED:
+                return folder / SHARED_FILE_NAME
+            if len(receipts) == 1:
+                return folder / receipts[0].file_name
+            merged = folder / f"merged.{attempt_name}"
+            join([(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts], merged)
+            return merged
+
+    def blocks_of(self, path: Path) -> Iterator[bytes]:
+        """The bytes of a file in the job's folder, in order."""
+        with volume_errors(path), path.open("rb", buffering=0) as file:
+            while block := file.read(_READ_BYTES):
+                yield block
+
+    def sync_file(self, path: Path) -> None:
+        """Put a file's data on disk."""
+        with volume_errors(path):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+    def remove(self) -> None:
+        """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
+        for _ in range(3):
+            # An attempt that ends late may add a file while the folder is being emptied.
+            shutil.rmtree(self.path, ignore_errors=True)
+            if not self.path.exists():
+                break
+        for parent in (self.path.parent / "reserved", self.path.parent):
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+    def _plan_folder(self, manifest: Manifest) -> Path:
+        return self.path / f"plan-{manifest.plan_generation}"
+
+    @staticmethod
+    def _make_shared_file(path: Path, size_bytes: int) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            # Sparse. Preallocation hangs or writes zeros on NFS, SMB and FAT.
+            os.ftruncate(fd, size_bytes)
+        finally:
+            os.close(fd)

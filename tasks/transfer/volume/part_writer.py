@@ -1,0 +1,140 @@
+"""One attempt writing one part: into the shared file at its offset, or into a file of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING
+
+from tasks.transfer.digests import crc32c
+from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Receipt
+from tasks.transfer.volume.files import volume_errors, write_all, write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from tasks.transfer.manifest import Chunk, Manifest
+
+SHARED_FILE_NAME = "shared"
+
+
+class PartWriter:
+    """Writes a part from where an earlier attempt's checkpoint ends; a context manager.
+
+    Two attempts at one chunk never harm each other: in the shared file both write the same bytes at the
+    same offsets (a strong validator says so), and a part's own file is named after its attempt. Each
+    receipt names its file, so whichever receipt is written last is true.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, chunk: Chunk, attempt_name: str) -> None:
+        """Open the part, and take over what the last checkpoint vouches for."""
+        self._folder = folder
+        self._chunk = chunk
+        self._sync = manifest.spec.sync
+        self._is_shared = manifest.layout is LayoutName.SHARED
+        self._own_name = f"{chunk.number:05d}.{attempt_name}"
+        self._file_name = SHARED_FILE_NAME if self._is_shared else self._own_name
+        with volume_errors(folder, needed_bytes=chunk.length_bytes or 0):
+            checkpoint = self._take_over(read_checkpoint(folder, chunk.number))
+            flags = os.O_RDWR if self._is_shared else os.O_RDWR | os.O_CREAT
+            self._fd = os.open(folder / self._file_name, flags | os.O_CLOEXEC, 0o666)
+        self._base_offset = chunk.start if self._is_shared else 0
+        self.done_bytes = checkpoint.length_bytes if checkpoint else 0
+        self._resumed_bytes = self.done_bytes
+        self._crc32c = checkpoint.crc32c if checkpoint else 0
+        self._brought_before = checkpoint.brought_bytes if checkpoint else {}
+
+    def __enter__(self) -> PartWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # The name in the plan's folder is kept: a checkpoint or a receipt may refer to it.
+        os.close(self._fd)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the part has all its bytes; never known beforehand for a file of unknown length."""
+        return self.done_bytes == self._chunk.length_bytes
+
+    def write(self, block: bytes) -> None:
+        """Append a block to the part.
+
+        Raises:
+            VolumeError: it could not be written; the part ends where it did before.
+        """
+        try:
+            write_all(self._fd, block, self._base_offset + self.done_bytes)
+        except OSError:
+            with volume_errors(self._folder, needed_bytes=len(block)):
+                raise
+        self._crc32c = crc32c(block, self._crc32c)
+        self.done_bytes += len(block)
+
+    def start_over(self) -> None:
+        """Forget what is there: the next block is the part's first (an origin that cannot resume)."""
+        self.done_bytes = self._resumed_bytes = self._crc32c = 0
+        self._brought_before = {}
+
+    def save(self, worker: str) -> None:
+        """Leave a checkpoint, so that any worker goes on at this byte; nothing if there is no new one."""
+        if self.done_bytes == self._resumed_bytes and self._file_name != self._own_name:
+            return
+        with volume_errors(self._folder):
+            if self._sync:
+                os.fdatasync(self._fd)
+            checkpoint = Checkpoint(**self._state(worker))
+            write_whole(self._path("checkpoint"), checkpoint.model_dump_json(), sync=self._sync)
+
+    def complete(self, worker: str) -> Receipt:
+        """Leave a receipt: the part is whole and, unless sync is off, on disk."""
+        with volume_errors(self._folder):
+            if not self._is_shared:
+                os.ftruncate(self._fd, self.done_bytes)  # an attempt that started over may leave a tail
+            if self._sync:
+                os.fdatasync(self._fd)
+            receipt = Receipt(**self._state(worker))
+            write_whole(self._path("receipt"), receipt.model_dump_json(), sync=self._sync)
+            self._path("checkpoint").unlink(missing_ok=True)
+        return receipt
+
+    def _state(self, worker: str) -> dict[str, object]:
+        brought = dict(self._brought_before)
+        brought[worker] = brought.get(worker, 0) + self.done_bytes - self._resumed_bytes
+        state = PartState(
+            number=self._chunk.number,
+            length_bytes=self.done_bytes,
+            crc32c=self._crc32c,
+            file_name=self._file_name,
+            brought_bytes=brought,
+        )
+        return state.model_dump()
+
+    def _take_over(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        if checkpoint is None or self._is_shared:
+            return checkpoint
+        try:
+            # A rename has one winner: two attempts never append to one file.
+            (self._folder / checkpoint.file_name).rename(self._folder / self._own_name)
+        except FileNotFoundError:
+            return None
+        return checkpoint
+
+    def _path(self, kind: str) -> Path:
+        return self._folder / f"{self._chunk.number:05d}.{kind}"
+
+
+def read_checkpoint(folder: Path, number: int) -> Checkpoint | None:
+    """The last checkpoint of a chunk, or None if there is none that can be read."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return Checkpoint.model_validate_json((folder / f"{number:05d}.checkpoint").read_bytes())
+    return None
+
+
+def read_receipt(folder: Path, number: int) -> Receipt | None:
+    """The receipt of a chunk, or None if there is none that can be read."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return Receipt.model_validate_json((folder / f"{number:05d}.receipt").read_bytes())
+    return None

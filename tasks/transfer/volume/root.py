@@ -1,0 +1,196 @@
+"""The volume's root: destinations, who writes to them, and publishing a finished file."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.transfer.errors import (
+    BadName,
+    DestinationBusy,
+    DestinationExists,
+    VolumeFull,
+    VolumeMissing,
+    VolumeReadOnly,
+)
+from tasks.transfer.volume.files import free_bytes, sync_folder, volume_errors, write_all
+from tasks.transfer.volume.job_folder import JobFolder
+from tasks.transfer.volume.joining import can_clone
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FOLDER_NAME = ".orchestrator"
+_JOB_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
+#: What filesystems without hard links answer to link().
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+class Volume:
+    """The directory that all workers share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def check(self) -> None:
+        """Make sure that the volume is there and may be written.
+
+        Raises:
+            VolumeMissing, VolumeReadOnly: it is not.
+        """
+        if not self.root.is_dir():
+            raise VolumeMissing(str(self.root))
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise VolumeReadOnly(str(self.root))
+
+    def check_space(self, needed_bytes: int) -> None:
+        """Make sure that so many bytes can be written; `VolumeFull` if not."""
+        free = free_bytes(self.root)
+        if needed_bytes > free:
+            raise VolumeFull(str(self.root), needed_bytes, free)
+
+    def clones(self, job_id: str) -> bool:
+        """Whether files here can share extents, found by trying it in the job's folder."""
+        folder = self.job(job_id).path
+        with volume_errors(folder):
+            return can_clone(folder)
+
+    def job(self, job_id: str) -> JobFolder:
+        """The folder of a job. The id comes from a message: it is checked before it becomes a path."""
+        if not _JOB_ID.fullmatch(job_id):
+            raise BadName(f"{job_id[:40]!r} is not a job id.")
+        return JobFolder(self.root / FOLDER_NAME / job_id)
+
+    def path_of(self, destination: str) -> Path:
+        """The absolute path of a destination.
+
+        Raises:
+            BadName: it leaves the volume, also through a symbolic link, or is the volume's own folder.
+        """
+        root = self.root.resolve()
+        path = root / destination
+        inside = path.parent.resolve().is_relative_to(root) and path.name not in ("", ".", "..")
+        if not inside or ".." in Path(destination).parts or FOLDER_NAME in Path(destination).parts[:1]:
+            raise BadName(f"{destination!r} is not a name inside the volume.")
+        return path
+
+    def check_destination(self, destination: str, *, overwrite: bool) -> None:
+        """Make sure that the destination may be published to; `DestinationExists` if not."""
+        path = self.path_of(destination)
+        with volume_errors(path):
+            if path.is_dir() or (not overwrite and os.path.lexists(path)):
+                raise DestinationExists(str(path))
+
+    def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> None:
+        """Let one unfinished job alone write to a destination.
+
+        Args:
+            destination: relative to the volume.
+            job_id: who wants it.
+            is_active: whether the job that has it, if any, may still finish.
+
+        Raises:
+            DestinationBusy: another active job has it.
+        """
+        path = self._reservation(destination)
+        with volume_errors(path):
+            for _ in range(3):
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                try:
+                    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                except FileExistsError:
+                    holder = self._holder(path)
+                    if holder == job_id:
+                        return
+                    if holder is not None and is_active(holder):
+                        raise DestinationBusy(str(self.path_of(destination)), holder) from None
+                    path.unlink(missing_ok=True)
+                    continue
+                except FileNotFoundError:
+                    continue  # the last job to end removed the empty folder in between
+                try:
+                    write_all(fd, job_id.encode(), 0)
+                finally:
+                    os.close(fd)
+                return
+        raise DestinationBusy(str(self.path_of(destination)), "unknown")
+
+    def release(self, destination: str, job_id: str) -> None:
+        """Give a destination back; harmless if the job does not have it."""
+        path = self._reservation(destination)
+        with contextlib.suppress(OSError):
+            if self._holder(path) == job_id:
+                path.unlink(missing_ok=True)
+
+    def remove_job(self, job_id: str) -> None:
+        """Remove all that a job has on the volume, whatever its destination is; harmless if it is gone."""
+        with contextlib.suppress(OSError):
+            for path in (self.root / FOLDER_NAME / "reserved").iterdir():
+                if self._holder(path) == job_id:
+                    path.unlink(missing_ok=True)
+        self.job(job_id).remove()
+
+    def publish(self, merged: Path, destination: str, *, overwrite: bool, sync: bool) -> Path:
+        """Make a complete, checked file visible under its name, by one rename or link; harmless if done before.
+
+        Raises:
+            DestinationExists: something took the name in the meantime; it was not touched.
+        """
+        path = self.path_of(destination)
+        with volume_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise DestinationExists(str(path))
+            # Linked first: the job's folder keeps the file until the job is known to be complete, so a
+            # merge that died right after publishing can be run again.
+            named = merged.with_name(f"{merged.name}.named")
+            if not _link(merged, named):
+                if not overwrite and os.path.lexists(path):
+                    raise DestinationExists(str(path))
+                merged.replace(path)
+            elif overwrite:
+                named.replace(path)
+            else:
+                _link_to_free_name(merged, path)
+            if sync:
+                sync_folder(path.parent)
+        return path
+
+    def _reservation(self, destination: str) -> Path:
+        name = hashlib.sha256(str(self.path_of(destination)).encode()).hexdigest()[:32]
+        return self.root / FOLDER_NAME / "reserved" / name
+
+    @staticmethod
+    def _holder(path: Path) -> str | None:
+        try:
+            holder = path.read_text()
+        except (FileNotFoundError, ValueError):
+            return None
+        return holder if _JOB_ID.fullmatch(holder) else None
+
+
+def _link(source: Path, target: Path) -> bool:
+    """Give a file a second name in the same folder; False where the filesystem has no hard links."""
+    try:
+        target.hardlink_to(source)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        return False
+    return True
+
+
+def _link_to_free_name(merged: Path, path: Path) -> None:
+    try:
+        # rename() would replace what came to have the name meanwhile; link() refuses.
+        path.hardlink_to(merged)
+    except FileExistsError:
+        if not path.samefile(merged):
+            raise DestinationExists(str(path)) from None

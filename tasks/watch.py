@@ -1,0 +1,134 @@
+"""The watch: one thread in each worker process that looks after all attempts of that process.
+
+Twice a second it reports every attempt's bytes and renews its lease in one round trip, learns whether
+the jobs still stand, and ends what has to end: an attempt whose job ended, whose time slice is over,
+or whose connection is too slow. Reading threads are blocked in reads and cannot do that themselves.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.jobs import JobState
+from tasks.records import Progress, Records, RedisError
+from tasks.transfer.attempt import Attempt, StopReason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+logger = logging.getLogger(__name__)
+
+_TICK_SECONDS = 0.5
+_STATES_THAT_FETCH = frozenset({JobState.PLANNING, JobState.FETCHING})
+
+
+@dataclass(slots=True)
+class _Watched:
+    attempt: Attempt
+    progress: Callable[[], Progress]
+    ends_seconds: float | None  #: when the time slice is over, by the clock
+    window_began_seconds: float
+    window_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class LowSpeed:
+    """Connections that bring less than this many bytes a second over the window are dropped; 0: none is."""
+
+    bytes_per_second: float
+    window_seconds: float
+
+
+class Watch:
+    """Looks after the attempts of one process."""
+
+    def __init__(
+        self, records: Records, low_speed: LowSpeed, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._records = records
+        self._low_speed = low_speed
+        self._clock = clock
+        self._watched: dict[str, _Watched] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._is_draining = False
+        self._redis_is_away = False
+
+    @contextmanager
+    def over(
+        self, attempt: Attempt, progress: Callable[[], Progress], *, slice_seconds: float | None
+    ) -> Iterator[None]:
+        """Within, look after `attempt`.
+
+        Args:
+            attempt: what to look after.
+            progress: what to report of it.
+            slice_seconds: how long it may take; None for a stream that could not be gone on with.
+        """
+        now = self._clock()
+        watched = _Watched(
+            attempt, progress, None if slice_seconds is None else now + slice_seconds, now, attempt.done_bytes
+        )
+        with self._lock:
+            self._watched[attempt.name] = watched
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+                self._thread.start()
+            is_draining = self._is_draining
+        if is_draining:
+            attempt.stop(StopReason.DRAIN)
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._watched[attempt.name]
+
+    def drain(self) -> None:
+        """End all attempts, those that begin from now on included: this worker goes away."""
+        with self._lock:
+            self._is_draining = True
+            watched = list(self._watched.values())
+        for each in watched:
+            each.attempt.stop(StopReason.DRAIN)
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(_TICK_SECONDS)
+            with self._lock:
+                watched = list(self._watched.values())
+            if watched:
+                self.tick(watched)
+
+    def tick(self, watched: list[_Watched]) -> None:
+        """Look once at these attempts."""
+        now = self._clock()
+        for each in watched:
+            if each.ends_seconds is not None and now >= each.ends_seconds:
+                each.attempt.stop(StopReason.SLICE)
+            elif self._is_too_slow(each, now):
+                each.attempt.stop(StopReason.TOO_SLOW)
+        reports = {each.attempt.name: each.progress() for each in watched}
+        try:
+            states = self._records.report(reports.values())
+        except RedisError as error:
+            # Redis is a view: without it the bytes go on coming.
+            if not self._redis_is_away:
+                logger.warning("progress not reported error=%s", error)
+            self._redis_is_away = True
+            return
+        self._redis_is_away = False
+        for each in watched:
+            if states[reports[each.attempt.name].job_id] not in _STATES_THAT_FETCH:
+                each.attempt.stop(StopReason.JOB_ENDED)
+
+    def _is_too_slow(self, each: _Watched, now: float) -> bool:
+        if now - each.window_began_seconds < self._low_speed.window_seconds:
+            return False
+        came_bytes = each.attempt.done_bytes - each.window_bytes
+        each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
+        return came_bytes < self._low_speed.bytes_per_second * self._low_speed.window_seconds
