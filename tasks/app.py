@@ -96,7 +96,8 @@ def _results(settings: Settings) -> dict[str, object]:
         "result_backend_transport_options": {"global_keyprefix": settings.key_prefix},
         "redis_socket_timeout": settings.redis_timeout_seconds,
         "redis_socket_connect_timeout": settings.redis_timeout_seconds,
-        "redis_socket_keepalive": True,
+        # A Unix socket has no keepalive, and redis-py refuses the option there.
+        "redis_socket_keepalive": not _is_unix_socket(settings),
         "redis_backend_health_check_interval": 30,
     }
 
@@ -123,6 +124,11 @@ def _connection_options(settings: Settings) -> dict[str, object]:
         "socket_keepalive": True,
         "health_check_interval": 30,
     }
+
+
+def _is_unix_socket(settings: Settings) -> bool:
+    url = settings.redis_url
+    return url is not None and url.get_secret_value().startswith("redis+socket://")
 
 
 def __getattr__(name: str) -> Celery:
