@@ -1,0 +1,35 @@
+"""Fixtures that several kinds of tests share."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from support.cluster import Cluster, cluster
+from support.redis_server import RedisServer, redis_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# Proxies and settings of the machine must not decide what tests see.
+for name in list(os.environ):
+    if name.startswith(("ORCHESTRATOR_", "FLOWER_")) or name.lower().endswith("_proxy"):
+        del os.environ[name]
+# Task modules make their app when they are imported, and that wants a Redis by name.
+os.environ["ORCHESTRATOR_REDIS_URL"] = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def empty_cluster(redis: RedisServer, tmp_path: Path) -> Iterator[Cluster]:
+    """A cluster without workers, on an emptied Redis."""
+    redis.client().flushall()
+    with cluster(redis, tmp_path) as one:
+        yield one

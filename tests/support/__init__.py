@@ -1,0 +1,1 @@
+"""What tests are made of: real servers, real Redis, real workers, scripted sockets."""

@@ -1,0 +1,107 @@
+"""A real cluster for tests: a Redis, a volume, and workers as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from orchestrator import Orchestrator
+from support.tools import end, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from support.redis_server import RedisServer
+
+COMMAND = [sys.executable, "-P", "-m", "orchestrator"]
+KEY = "TWFueWhhbmRzIHRlc3RzLCAzMiBieXRlcyBsb25nLi4="
+
+
+def clean_environment(**variables: str) -> dict[str, str]:
+    """This process's environment without settings and proxies of the machine, and with these variables."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("ORCHESTRATOR_", "FLOWER_")) and not name.lower().endswith("_proxy")
+    }
+    # Warnings are errors in the tests' own process only: Celery warns root of being root at each start.
+    return {**kept, **variables}
+
+
+@dataclass
+class Cluster:
+    redis: RedisServer
+    volume: Path
+    logs: Path
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return clean_environment(
+            ORCHESTRATOR_REDIS_URL=self.redis.url,
+            ORCHESTRATOR_VOLUME=str(self.volume),
+            ORCHESTRATOR_SECRET_KEY=KEY,
+        )
+
+    def orchestrator(self) -> Orchestrator:
+        return Orchestrator(redis_url=self.redis.url, volume=self.volume, secret_key=KEY)
+
+    def start_worker(self, *args: str, **variables: str) -> subprocess.Popen[bytes]:
+        """Start a worker and wait until all its Celery processes are ready."""
+        path = self.logs / f"worker-{len(self.workers)}.log"
+        with path.open("wb") as log:
+            worker = subprocess.Popen(
+                [*COMMAND, "worker", *args],
+                env={**self.environment, **variables},
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                cwd=self.logs,
+            )
+        self.workers.append(worker)
+        processes = 1 if "--queues" in args else 2
+        wait_until(
+            lambda: len(re.findall(r"@\S+ ready\.", path.read_text())) >= processes or worker.poll() is not None,
+            seconds=60,
+            what="the worker's readiness",
+        )
+        assert worker.poll() is None, path.read_text()
+        return worker
+
+    def log(self, number: int = 0) -> str:
+        return (self.logs / f"worker-{number}.log").read_text()
+
+    def run(self, *args: str, timeout: float = 60, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run the command line in this cluster."""
+        return subprocess.run(
+            [*COMMAND, *args],
+            env={**self.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+
+    def end(self) -> None:
+        for worker in self.workers:
+            end(worker)
+
+
+@contextmanager
+def cluster(redis: RedisServer, folder: Path) -> Iterator[Cluster]:
+    """A cluster without workers yet; those that the test starts end with it."""
+    volume, logs = folder / "volume", folder / "logs"
+    volume.mkdir()
+    logs.mkdir()
+    one = Cluster(redis, volume, logs)
+    try:
+        yield one
+    finally:
+        one.end()

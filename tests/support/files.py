@@ -1,0 +1,36 @@
+"""Files with contents that tell where they came from."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MIB = 1024 * 1024
+
+
+def make_file(path: Path, size_bytes: int, *, seed: int = 1) -> str:
+    """Write a file whose every MiB differs, and return its SHA-256."""
+    chance = random.Random(seed)
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        left_bytes = size_bytes
+        while left_bytes:
+            block = chance.randbytes(min(MIB, left_bytes))
+            digest.update(block)
+            file.write(block)
+            left_bytes -= len(block)
+    return digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def leftovers(volume: Path) -> list[str]:
+    """What a volume has besides published files: everything in the orchestrator's own folder."""
+    return sorted(str(path.relative_to(volume)) for path in volume.rglob(".orchestrator"))
