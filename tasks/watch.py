@@ -48,11 +48,18 @@ class Watch:
     """Looks after the attempts of one process."""
 
     def __init__(
-        self, records: Records, low_speed: LowSpeed, *, clock: Callable[[], float] = time.monotonic
+        self,
+        records: Records,
+        low_speed: LowSpeed,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        tick_seconds: float | None = _TICK_SECONDS,
     ) -> None:
+        """Take what to report to, and how often to look; None: only when `tick` is called."""
         self._records = records
         self._low_speed = low_speed
         self._clock = clock
+        self._tick_seconds = tick_seconds
         self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -76,8 +83,10 @@ class Watch:
         )
         with self._lock:
             self._watched[attempt.name] = watched
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+            if self._thread is None and self._tick_seconds is not None:
+                self._thread = threading.Thread(
+                    target=self._run, args=(self._tick_seconds,), name="watch", daemon=True
+                )
                 self._thread.start()
             is_draining = self._is_draining
         if is_draining:
@@ -96,16 +105,17 @@ class Watch:
         for each in watched:
             each.attempt.stop(StopReason.DRAIN)
 
-    def _run(self) -> None:
+    def _run(self, tick_seconds: float) -> None:
         while True:
-            time.sleep(_TICK_SECONDS)
-            with self._lock:
-                watched = list(self._watched.values())
-            if watched:
-                self.tick(watched)
+            time.sleep(tick_seconds)
+            self.tick()
 
-    def tick(self, watched: list[_Watched]) -> None:
-        """Look once at these attempts."""
+    def tick(self) -> None:
+        """Look once at all attempts."""
+        with self._lock:
+            watched = list(self._watched.values())
+        if not watched:
+            return
         now = self._clock()
         for each in watched:
             if each.ends_seconds is not None and now >= each.ends_seconds:

@@ -103,6 +103,15 @@ def offered_name(response: requests.Response) -> str | None:
     return message.get_filename() or None
 
 
+def broke_before_answer(error: requests.ConnectionError) -> bool:
+    """Whether a connection that stood broke before a word of the answer came.
+
+    A server may close a kept connection just as the next request is sent on it: asking once more, on a new
+    connection, is right then (RFC 9112, section 9.3.1).
+    """
+    return bool(error.args) and isinstance(error.args[0], urllib3.exceptions.ProtocolError)
+
+
 def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PLR0911  (a table of cases)
     """What an exception of requests means here. Its own text is not used: it carries the URL's query."""
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):

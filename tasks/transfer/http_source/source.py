@@ -192,16 +192,25 @@ class Source:
             elif self._request.user is not None:
                 name, _, password = self._request.user.partition(":")
                 auth = (name.encode(), password.encode())
+        def get() -> requests.Response:
+            return session.get(
+                url,
+                headers=headers,
+                auth=auth,  # type: ignore[arg-type]  # the stubs know no tuple of bytes, requests does
+                stream=True,
+                allow_redirects=False,
+                timeout=(self._limits.connect_timeout_seconds, self._limits.read_timeout_seconds),
+            )
+
         with watched_by(attempt):
             try:
-                return session.get(
-                    url,
-                    headers=headers,
-                    auth=auth,  # type: ignore[arg-type]  # the stubs know no tuple of bytes, requests does
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(self._limits.connect_timeout_seconds, self._limits.read_timeout_seconds),
-                )
+                try:
+                    return get()
+                except requests.ConnectionError as error:
+                    if not answers.broke_before_answer(error):
+                        raise
+                    attempt.check()
+                    return get()
             except (requests.RequestException, OSError, ValueError, AttributeError) as error:
                 attempt.check()
                 raise answers.as_transfer_error(error, redact(url)) from error

@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+from tasks.transfer import errors
+from tasks.transfer.errors import Side, TransferError, redact, side_of
+
+
+def leaves(error=TransferError):
+    below = error.__subclasses__()
+    return [error] if not below else [leaf for each in below for leaf in leaves(each)]
+
+
+EXAMPLES = {
+    "OriginUnreachable": ("http://h/x", "refused"),
+    "OriginBusy": ("http://h/x", 503, 2.0),
+    "ResponseTruncated": ("http://h/x", 10, 4),
+    "TooSlow": ("http://h/x", 10, 30.0),
+    "ManifestStale": ("3f9a1c27d0b4", 2, None),
+    "SourceChanged": ("http://h/x", "v1", "v2"),
+    "RangesRefused": ("http://h/x", 200),
+    "SourceRefused": ("http://h/x", 404, "Not Found"),
+    "BadResponse": ("http://h/x", "a reason"),
+    "BadCertificate": ("http://h/x", "self-signed"),
+    "RedirectRefused": ("http://h/x", "a reason"),
+    "NoProgress": (8, "last words."),
+    "DigestMismatch": ("x.iso", "SHA-256", "aa", "bb"),
+    "VolumeFull": ("/v", 10, 5),
+    "VolumeFailed": ("/v", "Input/output error"),
+    "DestinationBusy": ("/v/x", "3f9a1c27d0b4"),
+}
+
+
+@pytest.mark.parametrize("error", [each for each in leaves() if each.__module__ == errors.__name__])
+def test_an_error_survives_the_queue_and_says_a_sentence(error):
+    one = error(*EXAMPLES.get(error.__name__, ("something",)))
+    # Celery rebuilds errors as cls(*args) from JSON.
+    again = error(*json.loads(json.dumps(one.args)))
+    assert str(again) == str(one)
+    assert len(str(one)) > 8
+    assert side_of(one.code) is one.side
+
+
+def test_a_code_that_this_version_does_not_know_is_nobodys_fault_but_ours():
+    assert side_of("FromTheFuture") is Side.BUG
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:secret@h:8443/a/b.iso?sig=abc#x", "https://h:8443/a/b.iso"),
+        ("http://h/b.iso", "http://h/b.iso"),
+    ],
+)
+def test_a_url_is_shown_without_user_and_query(url, shown):
+    assert redact(url) == shown

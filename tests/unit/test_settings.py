@@ -1,0 +1,51 @@
+import pytest
+from pydantic import ValidationError
+
+from tasks.records import without_password
+from tasks.settings import Settings, origins
+
+
+def test_the_environment_goes_before_the_file_and_the_file_before_the_default(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "orchestrator.toml").write_text("concurrency = 5\nread_timeout_seconds = 7\n")
+    monkeypatch.setenv("ORCHESTRATOR_CONCURRENCY", "9")
+    settings = Settings()
+    assert (settings.concurrency, settings.read_timeout_seconds) == (9, 7)
+    assert settings.connect_timeout_seconds == 10
+    places = origins()
+    assert places["concurrency"] == "ORCHESTRATOR_CONCURRENCY"
+    assert places["read_timeout_seconds"] == "orchestrator.toml"
+    assert places["connect_timeout_seconds"] == "default"
+
+
+def test_an_empty_variable_is_not_set(monkeypatch):
+    monkeypatch.setenv("ORCHESTRATOR_REDIS_URL", "")
+    assert Settings().redis_url is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("CONCURRENCY", "0"),
+        ("CONCURRENCY", "many"),
+        ("READ_TIMEOUT_SECONDS", "-1"),
+        ("REDIS_URL", "amqp://me:hunter2@h"),
+        ("VISIBILITY_TIMEOUT_SECONDS", "3600"),  # longer than what recovery may take
+    ],
+)
+def test_nonsense_is_refused(monkeypatch, variable, value):
+    monkeypatch.setenv(f"ORCHESTRATOR_{variable}", value)
+    with pytest.raises(ValidationError):
+        Settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:hunter2@h:6379/0", "redis://h:6379/0"),
+        ("rediss://me:p%40ss@h/0?ssl_cert_reqs=none", "rediss://h/0"),
+        ("redis://h/0", "redis://h/0"),
+    ],
+)
+def test_a_redis_url_is_shown_without_its_password(url, shown):
+    assert without_password(url) == shown

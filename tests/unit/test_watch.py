@@ -1,0 +1,101 @@
+"""The watch, with a clock of the test's and records that the test wrote."""
+
+import pytest
+
+from tasks.jobs import JobState
+from tasks.records import Progress, RedisError
+from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
+from tasks.watch import LowSpeed, Watch
+
+
+class Records:
+    """What the watch needs of the records, without a Redis."""
+
+    def __init__(self):
+        self.state = JobState.FETCHING
+        self.is_away = False
+        self.reported = []
+
+    def report(self, reports):
+        if self.is_away:
+            raise RedisError("away")
+        self.reported = list(reports)
+        return {report.job_id: self.state for report in self.reported}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def setup():
+    records, clock = Records(), Clock()
+    watch = Watch(records, LowSpeed(1000, 30), clock=clock, tick_seconds=None)
+    attempt = Attempt("a1")
+    return records, clock, watch, attempt
+
+
+def progress(attempt):
+    return lambda: Progress("0123456789ab", 3, attempt.done_bytes, f"host/{attempt.name}")
+
+
+def test_an_attempt_whose_job_ended_is_stopped(setup):
+    records, _, watch, attempt = setup
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        attempt.done_bytes = 5
+        watch.tick()
+        assert attempt.stop_reason is None
+        assert [report.done_bytes for report in records.reported] == [5]
+        records.state = JobState.CANCELLED
+        watch.tick()
+    with pytest.raises(AttemptStopped):
+        attempt.check()
+    assert attempt.stop_reason is StopReason.JOB_ENDED
+
+
+def test_a_time_slice_ends(setup):
+    _, clock, watch, attempt = setup
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        for second in (10, 59):
+            clock.now, attempt.done_bytes = second, second * 10**6
+            watch.tick()
+            assert attempt.stop_reason is None
+        clock.now = 60
+        watch.tick()
+    assert attempt.stop_reason is StopReason.SLICE
+
+
+def test_a_slow_connection_is_dropped_and_a_quick_one_is_not(setup):
+    _, clock, watch, slow = setup
+    quick = Attempt("a2")
+    with (
+        watch.over(slow, progress(slow), slice_seconds=None),
+        watch.over(quick, progress(quick), slice_seconds=None),
+    ):
+        for second in range(0, 61, 10):
+            clock.now = second
+            slow.done_bytes, quick.done_bytes = second * 900, second * 1100
+            watch.tick()
+    assert slow.stop_reason is StopReason.TOO_SLOW
+    assert quick.stop_reason is None
+
+
+def test_without_redis_the_bytes_go_on_coming(setup):
+    records, _, watch, attempt = setup
+    records.is_away = True
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        watch.tick()
+        assert attempt.stop_reason is None
+
+
+def test_a_drain_stops_what_runs_and_what_begins(setup):
+    _, _, watch, attempt = setup
+    later = Attempt("a2")
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        watch.drain()
+        assert attempt.stop_reason is StopReason.DRAIN
+    with watch.over(later, progress(later), slice_seconds=60):
+        assert later.stop_reason is StopReason.DRAIN
