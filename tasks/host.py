@@ -54,7 +54,7 @@ def host() -> Host:
     values = settings()
     records = records_of(values)
     return Host(
-        name=socket.gethostname(),
+        name=values.host_name or socket.gethostname(),
         settings=values,
         records=records,
         volume=Volume(values.volume.absolute()),

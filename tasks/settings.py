@@ -39,6 +39,9 @@ class Settings(BaseSettings):
     )
     key_prefix: str = Field("manyhands:", description="what every key in Redis begins with")
 
+    host_name: str | None = Field(
+        None, min_length=1, max_length=255, pattern=r"^[^/\s]+$", description="what records call this host"
+    )
     concurrency: int = Field(16, ge=1, le=1024, description="chunks that one worker fetches at a time")
     connect_timeout_seconds: float = Field(10.0, gt=0, description="one connect")
     read_timeout_seconds: float = Field(30.0, gt=0, description="one read")

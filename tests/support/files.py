@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import random
 from typing import TYPE_CHECKING
+
+from support.tools import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,5 +35,14 @@ def sha256_of(path: Path) -> str:
 
 
 def leftovers(volume: Path) -> list[str]:
-    """What a volume has besides published files: everything in the orchestrator's own folder."""
-    return sorted(str(path.relative_to(volume)) for path in volume.rglob(".orchestrator"))
+    """What a volume has besides published files: what is in the orchestrator's own folder, and the folder."""
+    folder = volume / ".orchestrator"
+    try:
+        return [folder.name, *sorted(os.listdir(folder))]
+    except FileNotFoundError:
+        return []
+
+
+def wait_until_clean(volume: Path) -> None:
+    """Wait until nothing but published files is left: a job is complete a moment before it is cleaned up."""
+    wait_until(lambda: leftovers(volume) == [], what="a volume without leftovers")

@@ -1,0 +1,98 @@
+"""An origin that counts what it serves, slowly if asked; for tests that look at a job while it runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK_BYTES = 64 * 1024
+
+
+class Origin:
+    """Serves one content at any path, with ranges and a strong ETag."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.etag = '"v1"'
+        self.bytes_per_second: float | None = None  #: for each connection
+        self.gate = threading.Event()  #: cleared: bodies wait after their first block
+        self.gate.set()
+        self.statuses: list[int] = []  #: the next answers, instead of the file
+        self.lock = threading.Lock()
+        self.served_bytes = 0
+        self.requests: list[str] = []
+        self.open_count = 0
+        self.most_open_count = 0
+        self.url = ""
+
+
+@contextmanager
+def origin(content: bytes) -> Iterator[Origin]:
+    """Serve `content` on loopback."""
+    one = Origin(content)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            with one.lock:
+                one.requests.append(self.headers.get("Range", ""))
+                status = one.statuses.pop(0) if one.statuses else 0
+                one.open_count += 1
+                one.most_open_count = max(one.most_open_count, one.open_count)
+            try:
+                if status:
+                    self.send_response(status)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                else:
+                    self._send_file()
+            except OSError:
+                self.close_connection = True
+            finally:
+                with one.lock:
+                    one.open_count -= 1
+
+        def _send_file(self) -> None:
+            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            start = int(first)
+            stop = min(int(last or len(one.content)) + 1, len(one.content))
+            self.send_response(206)
+            self.send_header("ETag", one.etag)
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(one.content)}")
+            self.send_header("Content-Length", str(stop - start))
+            self.end_headers()
+            for offset in range(start, stop, _BLOCK_BYTES):
+                block = one.content[offset : min(offset + _BLOCK_BYTES, stop)]
+                self.wfile.write(block)
+                with one.lock:
+                    one.served_bytes += len(block)
+                if one.bytes_per_second:
+                    time.sleep(len(block) / one.bytes_per_second)
+                one.gate.wait(60)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    one.url = f"http://127.0.0.1:{server.server_port}/big.bin"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield one
+    finally:
+        one.gate.set()
+        server.shutdown()
+        server.server_close()
