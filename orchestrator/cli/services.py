@@ -205,4 +205,8 @@ def flower(address: str, port: int, flower_args: tuple[str, ...]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["flower"]  # Tornado would read ours
-    app.start(["flower", f"--address={address}", f"--port={port}", *flower_args])
+    # Flower's own choice leaves the arguments out, which say what a task is about.
+    columns = "name,args,state,received,runtime,worker,uuid"
+    app.start(
+        ["flower", f"--address={address}", f"--port={port}", f"--tasks_columns={columns}", *flower_args]
+    )
