@@ -146,7 +146,7 @@ class Orchestrator:
         self._app: Celery | None = None
         try:
             self.records.check()
-        except RedisError:
+        except BaseException:
             self.close()
             raise
 

@@ -34,12 +34,11 @@ def send(manifest: Manifest, chunks: list[Chunk]) -> None:
     app.backend.set_chord_size(group_id, len(chunks))
     with app.producer_or_acquire() as producer:
         for index, chunk in enumerate(chunks):
+            of_chord: dict[str, Any] = {"group_id": group_id, "group_index": index, "chord": merge}
             fetch_chunk.apply_async(
                 (manifest.job_id, manifest.generation, chunk.number),
-                group_id=group_id,
-                group_index=index,
-                chord=merge,
                 producer=producer,
+                **of_chord,
                 **_shown_as(describe(manifest, chunk)),
             )
 

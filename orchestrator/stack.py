@@ -98,9 +98,9 @@ class PrivateStack:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         """Start it, with these settings (without the prefix of their variables) besides the present ones."""
+        private_redis.find_server()
         self._folder = new_folder()
         self.redis_url = private_redis.url_in(self._folder)
-        private_redis.find_server()
         variables = {f"{ENV_PREFIX}{name.upper()}": value for name, value in environment.items()}
         receiver, self._pipe = os.pipe2(os.O_CLOEXEC)
         log = (self._folder / "stack.log").open("ab")

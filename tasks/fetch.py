@@ -17,7 +17,7 @@ from tasks.host import Host, host
 from tasks.jobs import JobState
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import ManifestStale, NoProgress, TooSlow, TransientError
+from tasks.transfer.errors import ManifestStale, NoProgress, TransientError
 from tasks.transfer.fetch_chunk import fetch_chunk as bring_chunk
 
 if TYPE_CHECKING:
@@ -69,9 +69,6 @@ def fetch_chunk(
         _tell(lambda: here.records.attempt_ended(progress()))
         if stopped.reason is StopReason.JOB_ENDED:
             return {"ok": False, "why": "ended"}
-        if stopped.reason is StopReason.TOO_SLOW:
-            slow = TooSlow("the origin", attempt.brought_bytes, here.settings.low_speed_seconds)
-            return _retry_or_fail(self, here, manifest, slow, attempt, fruitless_count)
         # Back to the end of the queue: any worker goes on at this byte.
         raise Reject(stopped.reason, requeue=True) from None
     except TransientError as error:

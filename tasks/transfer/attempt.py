@@ -10,6 +10,10 @@ import contextlib
 import enum
 import socket
 import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tasks.transfer.errors import TransientError
 
 
 class StopReason(enum.StrEnum):
@@ -18,7 +22,6 @@ class StopReason(enum.StrEnum):
     JOB_ENDED = "job ended"  #: cancelled, paused, failed or fenced by a newer generation
     DRAIN = "drain"  #: this worker is going away
     SLICE = "slice"  #: the time slice is over: somebody else's turn
-    TOO_SLOW = "too slow"  #: below the low-speed limit
 
 
 class AttemptStopped(Exception):
@@ -36,7 +39,7 @@ class Attempt:
         self.name = name  #: unique to the attempt, for temporary names and leases
         self.done_bytes = 0  #: bytes of the part that are written, what earlier attempts left included
         self.resumed_bytes = 0  #: of these, what earlier attempts left
-        self.stop_reason: StopReason | None = None
+        self.stopped_by: AttemptStopped | TransientError | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
@@ -66,11 +69,11 @@ class Attempt:
         with self._lock:
             self._socket = None
 
-    def stop(self, reason: StopReason) -> None:
-        """End the attempt from another thread: its blocked read returns at once. The first reason stays."""
+    def stop(self, cause: AttemptStopped | TransientError) -> None:
+        """End the attempt from another thread: its blocked read returns at once. The first cause stays."""
         with self._lock:
-            if self.stop_reason is None:
-                self.stop_reason = reason
+            if self.stopped_by is None:
+                self.stopped_by = cause
             connection = self._socket
         if connection is not None:
             # The plain socket's shutdown: SSLSocket's own drops the TLS layer, and a reader in
@@ -79,6 +82,6 @@ class Attempt:
                 socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
     def check(self) -> None:
-        """Raise `AttemptStopped` if it was stopped."""
-        if self.stop_reason is not None:
-            raise AttemptStopped(self.stop_reason)
+        """Raise what it was stopped by, if it was stopped."""
+        if self.stopped_by is not None:
+            raise self.stopped_by

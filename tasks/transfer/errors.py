@@ -116,13 +116,13 @@ class ResponseTruncated(TransientError):
 class TooSlow(TransientError):
     """The connection brought less than the low-speed limit over its window."""
 
-    def __init__(self, url: str, received_bytes: int, window_seconds: float) -> None:
-        super().__init__(url, received_bytes, window_seconds)
-        self.url, self.received_bytes, self.window_seconds = url, received_bytes, window_seconds
+    def __init__(self, received_bytes: int, window_seconds: float) -> None:
+        super().__init__(received_bytes, window_seconds)
+        self.received_bytes, self.window_seconds = received_bytes, window_seconds
 
     def __str__(self) -> str:
         """Say how slow it was."""
-        return f"{self.url} sent {self.received_bytes} bytes in {self.window_seconds:g} seconds; dropped."
+        return f"The origin sent only {self.received_bytes} bytes in {self.window_seconds:g} seconds."
 
 
 class ManifestStale(TransientError):

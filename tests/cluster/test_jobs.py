@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 
 import pytest
+
+from orchestrator.client import JobEndedBadly
 from support.cluster import Cluster
 from support.events import gather_events
 from support.files import MIB, wait_until_clean
 from support.origin import origin
 from support.tools import end, wait_until
-
-from orchestrator.client import JobEndedBadly
 from tasks.jobs import JobState
 
 FETCH, MERGE = "tasks.fetch_chunk", "tasks.merge_parts"
@@ -154,7 +154,9 @@ def test_pause_keeps_the_bytes_and_resume_fetches_only_the_rest(one_worker, serv
 
 
 def test_a_terminated_worker_gives_its_chunks_to_another_at_the_byte(empty_cluster, served):
-    first = empty_cluster.start_worker("--concurrency", "4", "--queues", "chunks", ORCHESTRATOR_HOST_NAME="host-a")
+    first = empty_cluster.start_worker(
+        "--concurrency", "4", "--queues", "chunks", ORCHESTRATOR_HOST_NAME="host-a"
+    )
     empty_cluster.start_worker("--queues", "control,merge")
     served.bytes_per_second = 2 * MIB
     with empty_cluster.orchestrator() as orchestrator:
@@ -163,7 +165,9 @@ def test_a_terminated_worker_gives_its_chunks_to_another_at_the_byte(empty_clust
         assert end(first) == 0
         kept = job.status().bytes_done
         served.bytes_per_second = None
-        empty_cluster.start_worker("--concurrency", "4", "--queues", "chunks", ORCHESTRATOR_HOST_NAME="host-b")
+        empty_cluster.start_worker(
+            "--concurrency", "4", "--queues", "chunks", ORCHESTRATOR_HOST_NAME="host-b"
+        )
         record = job.wait(60)
     assert is_right(empty_cluster)
     # A MiB of the beginning came with the probe; of the rest, nothing that host-a had was fetched again.
@@ -267,4 +271,3 @@ def test_celery_runs_the_app_without_our_worker_command(empty_cluster, served):
         assert is_right(empty_cluster)
     finally:
         end(worker)
-

@@ -67,7 +67,9 @@ class Cluster:
         self.workers.append(worker)
         processes = 1 if "--queues" in args else 2
         wait_until(
-            lambda: len(re.findall(r"@\S+ ready\.", path.read_text())) >= processes or worker.poll() is not None,
+            lambda: (
+                len(re.findall(r"@\S+ ready\.", path.read_text())) >= processes or worker.poll() is not None
+            ),
             seconds=60,
             what="the worker's readiness",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 from typing import TYPE_CHECKING
 
@@ -38,7 +37,7 @@ def leftovers(volume: Path) -> list[str]:
     """What a volume has besides published files: what is in the orchestrator's own folder, and the folder."""
     folder = volume / ".orchestrator"
     try:
-        return [folder.name, *sorted(os.listdir(folder))]
+        return [folder.name, *sorted(path.name for path in folder.iterdir())]
     except FileNotFoundError:
         return []
 

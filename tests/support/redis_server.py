@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import redis
+
 from support.tools import end, free_port, is_listening, need, wait_until
 
 if TYPE_CHECKING:

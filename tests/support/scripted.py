@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-
 class Request:
     """One request on one connection."""
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+
 from support.cluster import COMMAND, clean_environment
 from support.tools import wait_until
 
@@ -70,6 +71,12 @@ class Run:
         return int(self.process.returncode)
 
 
+def _describe(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"process {process.pid} {process.status()}: {' '.join(process.cmdline())}"
+    return f"process {process.pid}, gone"
+
+
 def _catch_interrupts() -> None:
     # A shell starts its background jobs with SIGINT ignored, and children inherit that: pytest as such a job
     # would start commands that no Ctrl-C can end.
@@ -100,7 +107,7 @@ def start(
 class Home:
     """A user without a cluster: an own TMPDIR and XDG_RUNTIME_DIR, and a volume that is the current directory.
 
-    Every process of theirs has that TMPDIR in its environment, also one whose parent is gone.
+    Every process of theirs has that TMPDIR in its environment or works below it, also one whose parent is gone.
     """
 
     folder: Path
@@ -145,14 +152,18 @@ class Home:
 
     def processes(self) -> list[psutil.Process]:
         """All that run with this home's TMPDIR."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get("TMPDIR") == str(self.tmp):
-                    found.append(process)
-        return found
+        return [process for process in psutil.process_iter() if self._is_of_here(process)]
+
+    def _is_of_here(self, process: psutil.Process) -> bool:
+        with contextlib.suppress(psutil.Error):
+            if process.environ().get("TMPDIR") == str(self.tmp):
+                return True
+            # Redis writes its title over its environment, and works in the stack's folder.
+            return Path(process.cwd()).is_relative_to(self.tmp)
+        return False
 
     def redis(self) -> psutil.Process:
+        """The embedded mode's Redis."""
         return next(process for process in self.processes() if process.name() == "redis-server")
 
     def stack(self) -> psutil.Process | None:
@@ -176,7 +187,7 @@ class Home:
 
     def left(self) -> list[str]:
         """Processes, temporary files, and what unfinished jobs have on the volume; nothing, when all is well."""
-        processes = [f"process {process.pid}" for process in self.processes()]
+        processes = [_describe(process) for process in self.processes()]
         folders = [*self.tmp.rglob("*"), *self.runtime.rglob("*"), *self.volume.rglob(".orchestrator")]
         return processes + sorted(map(str, folders))
 

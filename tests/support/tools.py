@@ -34,7 +34,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_until(condition: Callable[[], object], *, seconds: float = 30.0, what: str = "the condition") -> None:
+def wait_until(
+    condition: Callable[[], object], *, seconds: float = 30.0, what: str = "the condition"
+) -> None:
     """Wait for something that has to come true; it is the test's failure if it does not."""
     ends = time.monotonic() + seconds
     while not condition():

@@ -15,7 +15,7 @@ EXAMPLES = {
     "OriginUnreachable": ("http://h/x", "refused"),
     "OriginBusy": ("http://h/x", 503, 2.0),
     "ResponseTruncated": ("http://h/x", 10, 4),
-    "TooSlow": ("http://h/x", 10, 30.0),
+    "TooSlow": (10, 30.0),
     "ManifestStale": ("3f9a1c27d0b4", 2, None),
     "SourceChanged": ("http://h/x", "v1", "v2"),
     "RangesRefused": ("http://h/x", 200),

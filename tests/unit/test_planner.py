@@ -82,7 +82,16 @@ def test_a_name_that_leaves_the_volume_is_refused(output):
 
 @pytest.mark.parametrize(
     "url",
-    ["", "file.iso", "ftp://h/x", "file:///etc/passwd", "http://", "http:///x", "http://h:port/x", "http://a b/"],
+    [
+        "",
+        "file.iso",
+        "ftp://h/x",
+        "file:///etc/passwd",
+        "http://",
+        "http:///x",
+        "http://h:port/x",
+        "http://a b/",
+    ],
 )
 def test_what_cannot_be_asked_for_is_not_a_url(url):
     with pytest.raises(BadURL):

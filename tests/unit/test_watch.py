@@ -5,6 +5,7 @@ import pytest
 from tasks.jobs import JobState
 from tasks.records import Progress, RedisError
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
+from tasks.transfer.errors import TooSlow
 from tasks.watch import LowSpeed, Watch
 
 
@@ -47,13 +48,13 @@ def test_an_attempt_whose_job_ended_is_stopped(setup):
     with watch.over(attempt, progress(attempt), slice_seconds=60):
         attempt.done_bytes = 5
         watch.tick()
-        assert attempt.stop_reason is None
+        assert attempt.stopped_by is None
         assert [report.done_bytes for report in records.reported] == [5]
         records.state = JobState.CANCELLED
         watch.tick()
     with pytest.raises(AttemptStopped):
         attempt.check()
-    assert attempt.stop_reason is StopReason.JOB_ENDED
+    assert attempt.stopped_by.reason is StopReason.JOB_ENDED
 
 
 def test_a_time_slice_ends(setup):
@@ -62,10 +63,10 @@ def test_a_time_slice_ends(setup):
         for second in (10, 59):
             clock.now, attempt.done_bytes = second, second * 10**6
             watch.tick()
-            assert attempt.stop_reason is None
+            assert attempt.stopped_by is None
         clock.now = 60
         watch.tick()
-    assert attempt.stop_reason is StopReason.SLICE
+    assert attempt.stopped_by.reason is StopReason.SLICE
 
 
 def test_a_slow_connection_is_dropped_and_a_quick_one_is_not(setup):
@@ -79,8 +80,8 @@ def test_a_slow_connection_is_dropped_and_a_quick_one_is_not(setup):
             clock.now = second
             slow.done_bytes, quick.done_bytes = second * 900, second * 1100
             watch.tick()
-    assert slow.stop_reason is StopReason.TOO_SLOW
-    assert quick.stop_reason is None
+    assert isinstance(slow.stopped_by, TooSlow)
+    assert quick.stopped_by is None
 
 
 def test_without_redis_the_bytes_go_on_coming(setup):
@@ -88,7 +89,7 @@ def test_without_redis_the_bytes_go_on_coming(setup):
     records.is_away = True
     with watch.over(attempt, progress(attempt), slice_seconds=60):
         watch.tick()
-        assert attempt.stop_reason is None
+        assert attempt.stopped_by is None
 
 
 def test_a_drain_stops_what_runs_and_what_begins(setup):
@@ -96,6 +97,6 @@ def test_a_drain_stops_what_runs_and_what_begins(setup):
     later = Attempt("a2")
     with watch.over(attempt, progress(attempt), slice_seconds=60):
         watch.drain()
-        assert attempt.stop_reason is StopReason.DRAIN
+        assert attempt.stopped_by.reason is StopReason.DRAIN
     with watch.over(later, progress(later), slice_seconds=60):
-        assert later.stop_reason is StopReason.DRAIN
+        assert later.stopped_by.reason is StopReason.DRAIN

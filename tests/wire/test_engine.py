@@ -7,8 +7,8 @@ import struct
 import threading
 
 import pytest
-from support.scripted import file_answer, scripted_server
 
+from support.scripted import file_answer, scripted_server
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import (
     BadResponse,
@@ -71,7 +71,10 @@ class Bench:
         return merged.path.read_bytes()
 
 
-def partial(first, last, body, *, size=len(CONTENT), headers='ETag: "v1"\r\n', promised=None):
+SIZE = len(CONTENT)
+
+
+def partial(first, last, body, *, size=SIZE, headers='ETag: "v1"\r\n', promised=None):
     length = last - first + 1 if promised is None else promised
     return (
         f"{OK}{headers}Content-Range: bytes {first}-{last}/{size}\r\nContent-Length: {length}\r\n"
@@ -154,7 +157,9 @@ def test_a_server_that_sends_less_than_asked_is_asked_for_the_rest(tmp_path):
         (b"HTTP/1.1 302 Found\r\nLocation: ftp://h/x\r\nContent-Length: 0\r\n\r\n", RedirectRefused),
     ],
 )  # fmt: skip
-def test_an_answer_that_is_not_the_range_that_was_planned_gives_an_error_and_no_receipt(tmp_path, answer, error):
+def test_an_answer_that_is_not_the_range_that_was_planned_gives_an_error_and_no_receipt(
+    tmp_path, answer, error
+):
     with scripted_server(answer) as server:
         bench = Bench(tmp_path, server.url)
         with pytest.raises(error):
@@ -218,7 +223,7 @@ def test_a_stopped_attempt_returns_from_a_blocked_read_and_keeps_what_came(tmp_p
 
         def stop():
             sent.wait(10)
-            attempt.stop(StopReason.DRAIN)
+            attempt.stop(AttemptStopped(StopReason.DRAIN))
 
         threading.Thread(target=stop, daemon=True).start()
         with pytest.raises(AttemptStopped):
@@ -264,7 +269,12 @@ def test_endless_redirects_end(tmp_path):
         ((partial(0, 99, CONTENT[:100]),), len(CONTENT), True, '"v1"'),
         ((partial(0, 99, CONTENT[:100], headers='ETag: W/"v1"\r\n'),), len(CONTENT), True, None),  # weak
         ((b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",), 5, False, None),
-        ((b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",), None, False, None),
+        (
+            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",),
+            None,
+            False,
+            None,
+        ),
         ((b"HTTP/1.0 200 OK\r\n\r\nhello",), None, False, None),
         (  # an empty file satisfies no range
             (

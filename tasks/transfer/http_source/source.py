@@ -192,6 +192,7 @@ class Source:
             elif self._request.user is not None:
                 name, _, password = self._request.user.partition(":")
                 auth = (name.encode(), password.encode())
+
         def get() -> requests.Response:
             return session.get(
                 url,
