@@ -150,7 +150,9 @@ def _retry_or_fail(
     attempt: Attempt,
     fruitless_count: int,
 ) -> dict[str, Any]:
-    fruitless_count = 0 if attempt.brought_bytes > 0 else fruitless_count + 1
+    # A stream that starts over has made no progress, however much it brought: it would do so for ever.
+    made_progress = attempt.brought_bytes > 0 and manifest is not None and manifest.honours_ranges
+    fruitless_count = 0 if made_progress else fruitless_count + 1
     delay_seconds = here.policy.delay_seconds(
         fruitless_count, retry_after_seconds=error.retry_after_seconds, uniform=random.uniform
     )
