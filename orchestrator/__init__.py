@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.client import Job, Orchestrator
+    from orchestrator.access import Access
+    from orchestrator.client import Job, JobEndedBadly, Orchestrator, StillRunning
 
-__all__ = ["Job", "Orchestrator"]
+__all__ = ["Access", "Job", "JobEndedBadly", "Orchestrator", "StillRunning"]
 
 
 def __getattr__(name: str) -> object:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 from kombu.exceptions import OperationalError
+from pydantic import ValidationError
 
 from orchestrator import planner, rendezvous
+from orchestrator.access import Access, request_for
 from orchestrator.stack import PrivateStack
 from tasks.app import CHUNKS_QUEUE, CONTROL_QUEUE, PLAN_TASK, REMOVE_TASK, make_app
 from tasks.host import records_of
@@ -23,7 +24,7 @@ from tasks.sealing import new_key, seal
 from tasks.settings import Settings
 from tasks.transfer.digests import parse_sha256
 from tasks.transfer.errors import BadOption, redact
-from tasks.transfer.manifest import JobSpec, LayoutName, SourceRequest
+from tasks.transfer.manifest import JobSpec, LayoutName
 from tasks.transfer.volume import Volume
 
 if TYPE_CHECKING:
@@ -185,10 +186,13 @@ class Orchestrator:
         chunk_size_bytes: int | None = None,
         connections: int | None = None,
         layout: LayoutName | str = LayoutName.AUTO,
-        headers: Mapping[str, str] | None = None,
-        user: str | None = None,
         overwrite: bool = False,
         sync: bool = True,
+        strict: bool = False,
+        restarts: bool = True,
+        max_size_bytes: int | None = None,
+        max_wait_seconds: float | None = None,
+        access: Access | None = None,
     ) -> Job:
         """Submit one URL.
 
@@ -199,16 +203,19 @@ class Orchestrator:
             chunk_size_bytes: None: chosen from the file's size.
             connections: the most connections at a time; None: 16.
             layout: how parts lie on the volume.
-            headers: sent to the URL's origin, and to no other.
-            user: ``name:password`` for Basic authentication.
             overwrite: replace what has the destination's name.
             sync: have the data on disk before the file is visible.
+            strict: take another ETag for another file, though size and Last-Modified agree.
+            restarts: start over once if the file changes midway, else fail.
+            max_size_bytes: refuse a larger file; None: any that there is room for.
+            max_wait_seconds: the longest ``Retry-After`` to obey; None: the workers' setting.
+            access: headers, password, cookies, certificates, proxy.
 
         Raises:
             UsageError: something of that makes no sense, or credentials were given and there is no key.
             RedisError: Redis cannot be used.
         """
-        request = _request(url, headers or {}, user)
+        request = request_for(url, access or Access())
         spec = _spec(
             output=output,
             sha256=sha256,
@@ -217,6 +224,10 @@ class Orchestrator:
             layout=layout,
             overwrite=overwrite,
             sync=sync,
+            strict=strict,
+            restarts=restarts,
+            max_size_bytes=max_size_bytes,
+            max_wait_seconds=max_wait_seconds,
         )
         sealed = seal(request, self.settings.secret_key)
         job_id = secrets.token_hex(6)
@@ -308,48 +319,16 @@ class Orchestrator:
             raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
 
-def _request(url: str, headers: Mapping[str, str], user: str | None) -> SourceRequest:
-    planner.check_url(url)
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    if at:
-        user = user or ":".join(unquote(item) for item in userinfo.split(":", 1))
-        url = urlunsplit(parts._replace(netloc=host))
-    for name, value in headers.items():
-        if not name.isascii() or not name.replace("-", "a").replace("_", "a").isalnum():
-            raise BadOption(f"{name[:40]!r} is not the name of a header; give -H 'Name: value'.")
-        if any(char in value for char in "\r\n\0"):
-            raise BadOption(f"The value of the header {name} has a line break in it.")
-    return SourceRequest(url=url, headers=dict(headers), user=user)
-
-
-def _spec(
-    *,
-    output: str | None,
-    sha256: str | None,
-    chunk_size_bytes: int | None,
-    connections: int | None,
-    layout: LayoutName | str,
-    overwrite: bool,
-    sync: bool,
-) -> JobSpec:
+def _spec(*, output: str | None, sha256: str | None, layout: LayoutName | str, **others: Any) -> JobSpec:
     if output is not None:
         planner.check_output(output)
-    if chunk_size_bytes is not None and chunk_size_bytes < 1:
-        raise BadOption("The chunk size must be at least one byte.")
-    if connections is not None and connections < 1:
-        raise BadOption("There must be at least one connection.")
     try:
         digest = None if sha256 is None else parse_sha256(sha256)
         layout = LayoutName(layout)
     except ValueError as error:
         raise BadOption(f"That is {error}.") from None
-    spec = JobSpec(
-        output=output,
-        sha256=digest,
-        chunk_size_bytes=chunk_size_bytes,
-        layout=layout,
-        overwrite=overwrite,
-        sync=sync,
-    )
-    return spec if connections is None else spec.model_copy(update={"connections": connections})
+    try:
+        return JobSpec(output=output, sha256=digest, layout=layout, **others)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise BadOption(f"{problem['loc'][0]} makes no sense: {problem['msg'].lower()}.") from None

@@ -5,6 +5,7 @@ A file that fits one chunk is fetched and published right here: the answer to th
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from typing import TYPE_CHECKING, Any
@@ -14,15 +15,27 @@ from celery.exceptions import Reject
 from orchestrator import dispatch, planner
 from tasks import outcomes
 from tasks.app import PLAN_TASK, app
-from tasks.host import Host, host
+from tasks.host import Host, NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import JobUnreadable, NoProgress, TransferError, TransientError
+from tasks.transfer.errors import (
+    JobUnreadable,
+    NoProgress,
+    PlanVoidError,
+    TooLarge,
+    TransferError,
+    TransientError,
+    origin_of,
+)
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
 from tasks.transfer.manifest import JobSpec, LayoutName, Manifest
 from tasks.transfer.merge_parts import publish_parts
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.records import Progress
+    from tasks.transfer.attempt import Attempt
     from tasks.transfer.http_source import Probe, Source
 
 logger = logging.getLogger(__name__)
@@ -31,38 +44,60 @@ logger = logging.getLogger(__name__)
 _PLAN_SLICE_SECONDS = 2.0
 #: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
 _BEGINNING_SECONDS = 0.5
+_LONGEST_COUNTDOWN_SECONDS = 60.0
+_NEVER_FENCED = 2**31
 
 
 @app.task(bind=True, name=PLAN_TASK, max_retries=None, ignore_result=True)
-def plan(self: Any, job_id: str, fruitless_count: int = 0) -> None:
+def plan(
+    self: Any,
+    job_id: str,
+    fruitless_count: int = 0,
+    void_generation: int | None = None,
+    as_stream: bool = False,  # noqa: FBT001, FBT002  (Celery passes arguments of messages)
+) -> None:
     """Plan a job, or send again what an earlier plan of it still misses.
 
     Args:
         self: the task, bound.
         job_id: which job.
         fruitless_count: probes in a row that failed.
+        void_generation: the sending whose plan is void; nothing of that is used again. None: the plan stands.
+        as_stream: the origin was seen not to honour ranges reliably.
     """
     here = host()
     asked = here.records.request(job_id)
     if asked is None or not here.records.transition(job_id, JobState.PLANNING):
         logger.info("nothing to plan job=%s", job_id)
         return
+
+    def again(delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
+        shown = {"argsrepr": self.request.argsrepr, "kwargsrepr": self.request.kwargsrepr}
+        retry: Exception = self.retry(
+            args=(job_id, fruitless_count, void_generation, as_stream),
+            kwargs={},
+            exc=cause,
+            countdown=min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS),
+            throw=False,
+            **shown,
+        )
+        return retry
+
     planning = _Planning(here, job_id, *asked)
     try:
-        planning.run()
+        planning.run(void_generation, as_stream=as_stream)
+    except NoLease as error:
+        raise again(error.wait_seconds + random.uniform(0.1, 0.5), fruitless_count) from None
     except TransientError as error:
         fruitless_count += 1
-        delay_seconds = here.policy.delay_seconds(
+        delay_seconds = here.policy_for(asked[0]).delay_seconds(
             fruitless_count, retry_after_seconds=error.retry_after_seconds, uniform=random.uniform
         )
         if delay_seconds is None or fruitless_count >= here.settings.probe_attempts:
             planning.give_up(NoProgress(fruitless_count, str(error)))
             return
         here.records.retried(job_id)
-        shown = {"argsrepr": self.request.argsrepr, "kwargsrepr": self.request.kwargsrepr}
-        raise self.retry(
-            args=(job_id, fruitless_count), exc=error, countdown=delay_seconds, **shown
-        ) from error
+        raise again(delay_seconds, fruitless_count, error) from error
     except AttemptStopped as stopped:
         if stopped.reason is StopReason.JOB_ENDED:
             planning.give_up(None)
@@ -88,25 +123,37 @@ class _Planning:
         self._folder = here.volume.job(job_id)
         self._destination: str | None = None
 
-    def run(self) -> None:
+    def run(self, void_generation: int | None, *, as_stream: bool) -> None:
         """Plan; the job is fetching or complete then."""
         self._host.volume.check()
         self._folder.create()
         manifest = self._folder.read_manifest()
-        if manifest is not None:
+        if manifest is not None and void_generation is None:
             self._send_missing(manifest)
-            return
+        elif manifest is None or manifest.generation == void_generation:
+            self._plan(manifest, as_stream=as_stream)
+        else:
+            # Many chunks find out that their plan is void; the first of them had it made anew.
+            self._restore_state()
+
+    def _plan(self, void: Manifest | None, *, as_stream: bool) -> None:
+        """Probe, decide and send; `void` is the plan that this one takes the place of, if there was one."""
         source = self._host.source(self._sealed_request)
-        attempt, progress = self._host.new_attempt(self._job_id, 0)
-        with self._host.watch.over(attempt, progress, slice_seconds=None):
-            probe = source.probe(planner.PROBE_BYTES, attempt)
-        with probe.body:
-            manifest = self._decide(source, probe)
-            if manifest.size_bytes is None or manifest.chunks_count > 1:
-                self._write_and_send(manifest, probe)
-            elif not self._take_whole(manifest, source, probe):
-                self._folder.write_manifest(manifest)
-                self._send(manifest)
+        attempt, progress = self._new_attempt(source)
+        self._host.take_lease(progress(), self._spec)
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=None):
+                probe = source.probe(planner.PROBE_BYTES, attempt, as_stream=as_stream)
+            with probe.body:
+                manifest = self._decide(source, probe, void)
+                if manifest.size_bytes is None or manifest.chunks_count > 1:
+                    self._write(manifest, source, probe, void)
+                    self._send(manifest)
+                elif not self._take_whole(manifest, source, probe):
+                    self._write(manifest, source, None, void)
+                    self._send(manifest)
+        finally:
+            self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=0))
 
     def give_up(self, error: Exception | None) -> None:
         """Say why, if there is an error; without a manifest nothing is worth keeping."""
@@ -115,22 +162,28 @@ class _Planning:
         if self._folder.read_manifest() is None:
             outcomes.remove(self._host, self._job_id, self._destination)
 
-    def _decide(self, source: Source, probe: Probe) -> Manifest:
+    def _decide(self, source: Source, probe: Probe, void: Manifest | None) -> Manifest:
         """Choose name, chunk size and layout, check that there is room, and reserve the destination."""
         volume, spec, size_bytes = self._host.volume, self._spec, probe.identity.size_bytes
+        if spec.max_size_bytes is not None and (size_bytes or 0) > spec.max_size_bytes:
+            raise TooLarge(source.name, size_bytes or 0, spec.max_size_bytes)
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
+        if void is not None:
+            destination = void.destination
         volume.check_destination(destination, overwrite=spec.overwrite)
         volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
         manifest = Manifest(
             job_id=self._job_id,
-            generation=1,
-            plan_generation=1,
+            generation=void.generation + 1 if void else 1,
+            plan_generation=void.generation + 1 if void else 1,
+            restarts_count=void.restarts_count + 1 if void else 0,
             destination=destination,
             source_name=source.name,
             size_bytes=size_bytes,
             validator=probe.identity.validator,
             honours_ranges=probe.honours_ranges,
+            content_coding=probe.content_coding,
             chunk_size_bytes=planner.choose_chunk_size_bytes(size_bytes, spec.chunk_size_bytes),
             layout=LayoutName.PARTS,
             spec=spec,
@@ -148,7 +201,7 @@ class _Planning:
 
     def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
         """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
-        attempt, progress = self._host.new_attempt(self._job_id, 0)
+        attempt, progress = self._new_attempt(source)
         receipts = []
         self._folder.make_plan_folder(manifest)
         if manifest.chunks_count:
@@ -166,7 +219,7 @@ class _Planning:
                             opened=probe.body,
                         )
                     )
-            except (AttemptStopped, TransientError) as error:
+            except (AttemptStopped, TransientError, PlanVoidError) as error:
                 if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
                     raise
                 return False
@@ -175,20 +228,23 @@ class _Planning:
         outcomes.complete(self._host, manifest, merged)
         return True
 
-    def _write_and_send(self, manifest: Manifest, probe: Probe) -> None:
+    def _write(self, manifest: Manifest, source: Source, probe: Probe | None, void: Manifest | None) -> None:
+        """Store the plan, with the beginning of its first chunk where the probe's answer has it."""
+        if void is not None:
+            self._host.records.start_over(self._job_id)
         self._folder.write_manifest(manifest)
-        if manifest.honours_ranges:
-            attempt, progress = self._host.new_attempt(self._job_id, 0)
-            try:
-                with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
-                    probe.body.hand_to(attempt)
-                    keep_beginning(
-                        self._folder, manifest, manifest.chunk(0), probe.body, attempt, self._host.name
-                    )
-            except (AttemptStopped, TransientError) as error:
-                # What came is saved; the chunk's task goes on there.
-                logger.info("beginning cut short job=%s cause=%s", self._job_id, type(error).__name__)
-        self._send(manifest)
+        if probe is None or not manifest.honours_ranges:
+            return
+        attempt, progress = self._new_attempt(source)
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
+                probe.body.hand_to(attempt)
+                keep_beginning(
+                    self._folder, manifest, manifest.chunk(0), probe.body, attempt, self._host.name
+                )
+        except (AttemptStopped, TransientError) as error:
+            # What came is saved; the chunk's task goes on there.
+            logger.info("beginning cut short job=%s cause=%s", self._job_id, type(error).__name__)
 
     def _send_missing(self, manifest: Manifest) -> None:
         """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
@@ -203,8 +259,14 @@ class _Planning:
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
-        # The state first: a chunk task that runs at once must find a job that is fetching.
-        if self._host.records.transition(self._job_id, JobState.FETCHING, allowed={JobState.PLANNING}):
+        # The state first: a chunk task that runs at once must find a job that is fetching. The generation with it:
+        # what still runs for an older one is stopped by it.
+        if self._host.records.transition(
+            self._job_id,
+            JobState.FETCHING,
+            allowed={JobState.PLANNING},
+            fields={"generation": manifest.generation},
+        ):
             dispatch.send(manifest, self._folder.missing(manifest))
 
     def _show(self, manifest: Manifest) -> None:
@@ -218,6 +280,15 @@ class _Planning:
             self._job_id, JobState.PLANNING, allowed=ACTIVE_STATES, fields=fields
         ):
             raise AttemptStopped(StopReason.JOB_ENDED)
+
+    def _restore_state(self) -> None:
+        self._host.records.transition(self._job_id, JobState.FETCHING, allowed={JobState.PLANNING})
+
+    def _new_attempt(self, source: Source) -> tuple[Attempt, Callable[[], Progress]]:
+        # Generation: a plan is not fenced by the sendings it makes.
+        return self._host.new_attempt(
+            self._job_id, 0, generation=_NEVER_FENCED, origin=origin_of(source.name)
+        )
 
     def _is_active(self, job_id: str) -> bool:
         state = self._host.records.state(job_id)

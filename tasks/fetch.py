@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
 import time
@@ -12,12 +11,21 @@ from celery.exceptions import Reject
 from celery.signals import worker_shutting_down
 
 from tasks import outcomes
-from tasks.app import FETCH_TASK, app
-from tasks.host import Host, host
+from tasks.app import FETCH_TASK, PLAN_TASK, app
+from tasks.host import Host, NoLease, host
 from tasks.jobs import JobState
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import ManifestStale, NoProgress, TransientError
+from tasks.transfer.errors import (
+    ManifestStale,
+    NoProgress,
+    OriginBusy,
+    OriginUnreachable,
+    PlanVoidError,
+    RangesRefused,
+    SourceChanged,
+    TransientError,
+)
 from tasks.transfer.fetch_chunk import fetch_chunk as bring_chunk
 
 if TYPE_CHECKING:
@@ -25,16 +33,20 @@ if TYPE_CHECKING:
 
     from tasks.records import Progress
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.manifest import Chunk, Manifest
+    from tasks.transfer.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-#: A chunk that finds all connections of its job taken comes back after a time up to this.
+#: A chunk that finds all connections taken comes back after a time up to this.
 _PARKED_SECONDS = 0.5
+#: A message must come back before the visibility timeout; longer waits are made of several.
+_LONGEST_COUNTDOWN_SECONDS = 60.0
+#: Whole files in answer to ranges that a chunk takes for one back end of several, before it takes it for the origin.
+_RANGES_REFUSED_COUNT = 3
+#: Plans of one job that may become void: a file that changes again and again is somebody's log.
+_MOST_RESTARTS = 1
 
-
-class NoLease(Exception):
-    """All connections that the job may have are taken."""
+_ENDED: dict[str, Any] = {"ok": False, "why": "ended"}
 
 
 # max_retries=None: RetryPolicy alone decides when to stop. Left out, Celery's own
@@ -55,28 +67,23 @@ def fetch_chunk(
         number: which chunk.
         fruitless_count: attempts in a row that brought no new byte.
     """
-    here = host()
-    attempt, progress = here.new_attempt(job_id, number)
-    manifest: Manifest | None = None
+    delivery = _Delivery(self, host(), job_id, generation, number, fruitless_count)
     try:
-        manifest = _manifest(here, job_id, generation)
-        if manifest is None:
-            return {"ok": False, "why": "ended"}
-        _bring(here, manifest, manifest.chunk(number), attempt, progress)
-    except NoLease:
-        raise _again(self, random.uniform(_PARKED_SECONDS / 5, _PARKED_SECONDS)) from None
+        delivery.bring()
+    except NoLease as error:
+        raise delivery.park(error.wait_seconds) from None
     except AttemptStopped as stopped:
-        _tell(lambda: here.records.attempt_ended(progress()))
+        delivery.give_lease_back()
         if stopped.reason is StopReason.JOB_ENDED:
-            return {"ok": False, "why": "ended"}
+            return _ENDED
         # Back to the end of the queue: any worker goes on at this byte.
         raise Reject(stopped.reason, requeue=True) from None
-    except TransientError as error:
-        _tell(lambda: here.records.attempt_ended(progress()))
-        return _retry_or_fail(self, here, manifest, error, attempt, fruitless_count)
+    except (TransientError, PlanVoidError) as error:
+        delivery.give_lease_back()
+        return delivery.after(error)
     except Exception as error:  # noqa: BLE001  (a chord whose header raises never runs its body)
-        _tell(lambda: here.records.attempt_ended(progress()))
-        return _fail(here, job_id, error, manifest)
+        delivery.give_lease_back()
+        return delivery.fail(error)
     return {"ok": True, "number": number}
 
 
@@ -86,106 +93,165 @@ def drain(**_: object) -> None:
     host().watch.drain()
 
 
-def _manifest(here: Host, job_id: str, generation: int) -> Manifest | None:
-    """The manifest that the message was sent for, or None if there is nothing to do for it any more."""
-    manifest = here.volume.job(job_id).read_manifest()
-    if manifest is not None and manifest.generation == generation:
-        return manifest
-    if manifest is not None and manifest.generation > generation:
-        return None
-    state = here.records.state(job_id)
-    if state is None or not state.is_active:
-        return None
-    raise ManifestStale(job_id, generation, manifest.generation if manifest else None)
+class _Delivery:
+    """One delivery of a chunk's message."""
 
+    def __init__(
+        self, task: Any, here: Host, job_id: str, generation: int, number: int, fruitless_count: int
+    ) -> None:
+        self._task = task
+        self._host = here
+        self._job_id = job_id
+        self._generation = generation
+        self._number = number
+        self._fruitless_count = fruitless_count
+        self._manifest: Manifest | None = None
+        self._attempt: Attempt | None = None
+        self._progress: Callable[[], Progress] | None = None
 
-def _bring(
-    here: Host, manifest: Manifest, chunk: Chunk, attempt: Attempt, progress: Callable[[], Progress]
-) -> None:
-    _take_lease(here, manifest, progress().holder)
-    began_seconds = time.monotonic()
-    slice_seconds = here.settings.time_slice_seconds if manifest.honours_ranges else None
-    with here.watch.over(attempt, progress, slice_seconds=slice_seconds):
-        source = here.source(manifest.sealed_request)
-        folder = here.volume.job(manifest.job_id)
-        receipt = bring_chunk(source, folder, manifest, chunk, attempt, here.name)
-    attempt.done_bytes = receipt.length_bytes
-    _tell(lambda: here.records.chunk_done(progress(), receipt.brought_bytes))
-    logger.info(
-        "chunk fetched job=%s number=%d bytes=%d seconds=%.2f",
-        manifest.job_id,
-        chunk.number,
-        attempt.brought_bytes,
-        time.monotonic() - began_seconds,
-    )
+    def bring(self) -> None:
+        """Bring the chunk; every way in which that may not come about is an exception."""
+        manifest = self._manifest = self._read_manifest()
+        chunk = manifest.chunk(self._number)
+        attempt, progress = self._host.new_attempt(
+            self._job_id, self._number, generation=self._generation, origin=manifest.origin
+        )
+        is_stream = not manifest.honours_ranges
+        state = self._host.take_lease(progress(), manifest.spec, is_stream=is_stream)
+        self._attempt, self._progress = attempt, progress
+        if state not in (JobState.FETCHING, JobState.PLANNING):
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        began_seconds = time.monotonic()
+        slice_seconds = None if is_stream else self._host.settings.time_slice_seconds
+        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
+            source = self._host.source(manifest.sealed_request)
+            folder = self._host.volume.job(self._job_id)
+            receipt = bring_chunk(source, folder, manifest, chunk, attempt, self._host.name)
+        attempt.done_bytes = receipt.length_bytes
+        _tell(lambda: self._host.records.chunk_done(progress(), receipt.brought_bytes))
+        logger.info(
+            "chunk fetched job=%s number=%d bytes=%d seconds=%.2f",
+            self._job_id,
+            self._number,
+            attempt.brought_bytes,
+            time.monotonic() - began_seconds,
+        )
 
+    def give_lease_back(self) -> None:
+        """Report how far the attempt came, if one was begun."""
+        progress = self._progress
+        if progress is not None:
+            _tell(lambda: self._host.records.attempt_ended(progress()))
 
-def _take_lease(here: Host, manifest: Manifest, holder: str) -> None:
-    """Take a lease on one of the job's connections.
+    def park(self, wait_seconds: float) -> Exception:
+        """Have the message come back when there may be a connection; nothing was tried."""
+        jitter_seconds = random.uniform(_PARKED_SECONDS / 5, _PARKED_SECONDS)
+        return self._again(
+            min(wait_seconds, _LONGEST_COUNTDOWN_SECONDS) + jitter_seconds, self._fruitless_count
+        )
 
-    Raises:
-        NoLease: all are taken. AttemptStopped: the job has ended.
-    """
-    # A stream that cannot be split is fetched once at a time: a second copy would start it over.
-    limit = manifest.spec.connections if manifest.honours_ranges else 1
-    try:
-        state, given = here.records.acquire(manifest.job_id, holder, limit=limit)
-    except RedisError as error:
-        # Redis is a view. A chunk that is here already is fetched while Redis is away.
-        logger.warning("lease not asked for job=%s error=%s", manifest.job_id, error)
-        return
-    if state not in (JobState.FETCHING, JobState.PLANNING):
-        if given:
-            _tell(lambda: here.records.give_back(manifest.job_id, holder))
-        raise AttemptStopped(StopReason.JOB_ENDED)
-    if not given:
-        raise NoLease
+    def after(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
+        """Decide what follows an attempt that failed, and have it happen."""
+        manifest = self._manifest
+        if manifest is not None and self._is_fenced():
+            return _ENDED
+        if isinstance(error, SourceChanged) and manifest is not None:
+            return self._plan_anew(error, manifest, as_stream=False)
+        # One back end of several may not honour ranges: others are asked before all are taken for such.
+        is_refused_often = self._fruitless_count + 1 >= _RANGES_REFUSED_COUNT
+        if isinstance(error, RangesRefused) and manifest is not None and is_refused_often:
+            return self._plan_anew(error, manifest, as_stream=True)
+        return self._retry_or_fail(error)
 
+    def fail(self, error: Exception) -> dict[str, Any]:
+        """Mark the job failed, unless a newer sending of it has made this one void."""
+        if self._manifest is not None and self._is_fenced():
+            return _ENDED
+        destination = self._manifest.destination if self._manifest else None
+        _tell(lambda: outcomes.fail(self._host, self._job_id, error, destination))
+        return {"ok": False, "why": type(error).__name__}
 
-def _retry_or_fail(
-    task: Any,
-    here: Host,
-    manifest: Manifest | None,
-    error: TransientError,
-    attempt: Attempt,
-    fruitless_count: int,
-) -> dict[str, Any]:
-    # A stream that starts over has made no progress, however much it brought: it would do so for ever.
-    made_progress = attempt.brought_bytes > 0 and manifest is not None and manifest.honours_ranges
-    fruitless_count = 0 if made_progress else fruitless_count + 1
-    delay_seconds = here.policy.delay_seconds(
-        fruitless_count, retry_after_seconds=error.retry_after_seconds, uniform=random.uniform
-    )
-    job_id, generation, number = task.request.args[:3]
-    if delay_seconds is None:
-        return _fail(here, job_id, NoProgress(max(fruitless_count, 1), str(error)), manifest)
-    _tell(lambda: here.records.retried(job_id))
-    logger.info(
-        "chunk to be retried job=%s number=%d cause=%s seconds=%.1f",
-        job_id,
-        number,
-        error.code,
-        delay_seconds,
-    )
-    raise _again(
-        task, delay_seconds, args=(job_id, generation, number, fruitless_count), cause=error
-    ) from error
+    def _read_manifest(self) -> Manifest:
+        """The manifest that the message was sent for.
 
+        Raises:
+            AttemptStopped: there is nothing to do for it any more.
+            ManifestStale: this host does not see it yet.
+        """
+        manifest = self._host.volume.job(self._job_id).read_manifest()
+        if manifest is not None and manifest.generation == self._generation:
+            return manifest
+        if manifest is not None and manifest.generation > self._generation:
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        state = self._host.records.state(self._job_id)
+        if state is None or not state.is_active:
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
 
-def _again(
-    task: Any, delay_seconds: float, args: tuple[Any, ...] | None = None, cause: Exception | None = None
-) -> Exception:
-    # Celery does not hand the readable arguments on to a retry by itself.
-    shown = {"argsrepr": task.request.argsrepr, "kwargsrepr": task.request.kwargsrepr}
-    # throw=False: the message is sent, and the caller raises, which tells Celery that it was.
-    retry: Exception = task.retry(args=args, exc=cause, countdown=delay_seconds, throw=False, **shown)
-    return retry
+    def _is_fenced(self) -> bool:
+        """Whether a newer plan took over; the older one's files may be gone already, which is no failure."""
+        manifest = self._host.volume.job(self._job_id).read_manifest()
+        return manifest is None or manifest.generation > self._generation
 
+    def _plan_anew(self, error: PlanVoidError, manifest: Manifest, *, as_stream: bool) -> dict[str, Any]:
+        if manifest.restarts_count >= _MOST_RESTARTS or not (as_stream or manifest.spec.restarts):
+            return self.fail(error)
+        logger.warning("plan void job=%s cause=%s", self._job_id, error.code)
+        app.send_task(
+            PLAN_TASK,
+            args=(self._job_id,),
+            kwargs={"void_generation": self._generation, "as_stream": as_stream},
+            argsrepr=f"({self._job_id}, anew after {error.code})",
+            kwargsrepr="{}",
+        )
+        return {"ok": False, "why": error.code}
 
-def _fail(here: Host, job_id: str, error: Exception, manifest: Manifest | None) -> dict[str, Any]:
-    with contextlib.suppress(RedisError):
-        outcomes.fail(here, job_id, error, manifest.destination if manifest else None)
-    return {"ok": False, "why": type(error).__name__}
+    def _retry_or_fail(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
+        attempt, manifest = self._attempt, self._manifest
+        retry_after_seconds = getattr(error, "retry_after_seconds", None)
+        brought = attempt is not None and attempt.brought_bytes > 0
+        if retry_after_seconds is None and not brought and self._was_crowded_out(error):
+            raise self.park(1.0) from None
+        # A stream that starts over has made no progress, however much it brought: it would do so for ever.
+        made_progress = brought and manifest is not None and manifest.honours_ranges
+        fruitless_count = 0 if made_progress else self._fruitless_count + 1
+        delay_seconds = self._host.policy_for(manifest.spec if manifest else None).delay_seconds(
+            fruitless_count, retry_after_seconds=retry_after_seconds, uniform=random.uniform
+        )
+        if delay_seconds is None:
+            return self.fail(NoProgress(max(fruitless_count, 1), str(error)))
+        if retry_after_seconds is not None and manifest is not None:
+            wait_seconds = retry_after_seconds
+            _tell(lambda: self._host.records.cool_down(manifest.origin, wait_seconds))
+        _tell(lambda: self._host.records.retried(self._job_id))
+        logger.info(
+            "chunk to be retried job=%s number=%d cause=%s seconds=%.1f",
+            self._job_id,
+            self._number,
+            error.code,
+            delay_seconds,
+        )
+        raise self._again(min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from error
+
+    def _was_crowded_out(self, error: Exception) -> bool:
+        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
+        progress = self._progress
+        if progress is None or not isinstance(error, OriginBusy | OriginUnreachable):
+            return False
+        try:
+            return self._host.records.refused(progress())
+        except RedisError:
+            return False
+
+    def _again(self, delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
+        # Celery does not hand the readable arguments on to a retry by itself.
+        shown = {"argsrepr": self._task.request.argsrepr, "kwargsrepr": self._task.request.kwargsrepr}
+        args = (self._job_id, self._generation, self._number, fruitless_count)
+        # throw=False: the message is sent, and the caller raises, which tells Celery that it was.
+        retry: Exception = self._task.retry(
+            args=args, exc=cause, countdown=delay_seconds, throw=False, **shown
+        )
+        return retry
 
 
 def _tell(report: Callable[[], object]) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import logging
 import os
 import secrets
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.records import Progress, Records
+from tasks.jobs import JobState
+from tasks.records import Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import Attempt
@@ -20,6 +23,18 @@ from tasks.watch import LowSpeed, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tasks.transfer.manifest import JobSpec
+
+logger = logging.getLogger(__name__)
+
+
+class NoLease(Exception):
+    """All connections to an origin are taken, or it has asked everybody to wait for `wait_seconds`."""
+
+    def __init__(self, wait_seconds: float) -> None:
+        super().__init__(wait_seconds)
+        self.wait_seconds = wait_seconds
 
 
 @dataclass(frozen=True)
@@ -41,11 +56,46 @@ class Host:
         )
         return Source(unseal(sealed_request, self.settings.secret_key), limits)
 
-    def new_attempt(self, job_id: str, number: int) -> tuple[Attempt, Callable[[], Progress]]:
+    def policy_for(self, spec: JobSpec | None) -> RetryPolicy:
+        """The retry policy of a job."""
+        if spec is None or spec.max_wait_seconds is None:
+            return self.policy
+        return dataclasses.replace(self.policy, max_wait_seconds=spec.max_wait_seconds)
+
+    def new_attempt(
+        self, job_id: str, number: int, *, generation: int, origin: str
+    ) -> tuple[Attempt, Callable[[], Progress]]:
         """An attempt at a chunk, and what to report of it at any moment."""
         attempt = Attempt(f"{os.getpid():x}-{secrets.token_hex(6)}")
         holder = f"{self.name}/{attempt.name}"
-        return attempt, lambda: Progress(job_id, number, attempt.done_bytes, holder)
+        return attempt, lambda: Progress(job_id, number, generation, attempt.done_bytes, holder, origin)
+
+    def take_lease(self, progress: Progress, spec: JobSpec, *, is_stream: bool = False) -> JobState | None:
+        """Take a lease on one of an origin's connections.
+
+        Args:
+            progress: of the attempt that wants it.
+            spec: of its job.
+            is_stream: a file that cannot be split; a second copy of its task would start it over.
+
+        Returns:
+            The job's state; None if it has no record. Without Redis, which is a view, `FETCHING`.
+
+        Raises:
+            NoLease: all are taken, or the origin has asked to wait.
+        """
+        limit = spec.connections or self.settings.connections
+        own = self.settings.origins.get(progress.origin)
+        if own is not None and own.connections is not None:
+            limit = min(limit, own.connections)
+        try:
+            lease = self.records.acquire(progress, origin_limit=limit, job_limit=1 if is_stream else limit)
+        except RedisError as error:
+            logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
+            return JobState.FETCHING
+        if not lease.is_given:
+            raise NoLease(lease.wait_seconds)
+        return lease.state
 
 
 @functools.cache

@@ -11,6 +11,9 @@ Keys, behind the prefix:
     job:<id>:done           set: numbers of chunks that have a receipt
     job:<id>:shares         hash: chunk number -> who brought how much, as JSON
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
+    origin:<origin>:leases  sorted set: the same over all jobs of one origin
+    origin:<origin>:wait    set while the origin has asked everybody to wait
+    origin:<origin>:most    connections that an origin was seen to allow, for a minute
     job:<id>:changes        channel: a message at each change of state
 """
 
@@ -38,6 +41,8 @@ _LEAST_REDIS_VERSION = (6, 2)
 LEASE_SECONDS = 10.0
 #: A job's leases are forgotten this long after the last of them was renewed.
 _LEASES_KEPT_SECONDS = 60
+#: How long an origin is taken to allow no more connections than it was seen to.
+_SEEN_LIMIT_SECONDS = 60
 
 # A change of state is one step: two workers that see different ends agree on the first.
 _TRANSITION = """
@@ -50,13 +55,31 @@ return 1
 
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
 _ACQUIRE = """
+local job, job_leases, origin_leases, wait, most = unpack(KEYS)
+local holder, origin_limit, job_limit, seconds, kept = unpack(ARGV)
 local now = redis.call('TIME')[1] + 0
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local state = redis.call('HGET', KEYS[2], 'state') or ''
-if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return {state, 0} end
-redis.call('ZADD', KEYS[1], now + ARGV[3], ARGV[1])
-redis.call('EXPIRE', KEYS[1], ARGV[4])
-return {state, 1}
+local state = redis.call('HGET', job, 'state') or ''
+local milliseconds = redis.call('PTTL', wait)
+if milliseconds > 0 then return {state, 0, milliseconds} end
+redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
+local limit = math.min(tonumber(origin_limit), tonumber(redis.call('GET', most) or origin_limit))
+if redis.call('ZCARD', origin_leases) >= limit or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
+  return {state, 0, 0}
+end
+for _, leases in ipairs({job_leases, origin_leases}) do
+  redis.call('ZADD', leases, now + seconds, holder)
+  redis.call('EXPIRE', leases, kept)
+end
+return {state, 1, 0}
+"""
+
+# A refusal among other connections that stand: one less is what the origin allows, for now.
+_REFUSED = """
+local count = redis.call('ZCARD', KEYS[1])
+if count <= 1 then return 0 end
+redis.call('SET', KEYS[2], count - 1, 'EX', ARGV[1])
+return 1
 """
 
 
@@ -82,8 +105,27 @@ class Progress:
 
     job_id: str
     number: int
+    generation: int  #: of the sending that the attempt belongs to
     done_bytes: int
     holder: str  #: ``<host>/<attempt>``, whose lease is renewed
+    origin: str  #: scheme, host and port, whose connection it is
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The answer to an attempt that asks for a connection."""
+
+    state: JobState | None  #: the job's
+    is_given: bool
+    wait_seconds: float  #: how long the origin has asked everybody to wait; 0: not
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a running attempt is told of its job."""
+
+    state: JobState | None
+    generation: int  #: the last that was sent
 
 
 class Records:
@@ -106,6 +148,7 @@ class Records:
         )
         self._transition = self._redis.register_script(_TRANSITION)
         self._acquire = self._redis.register_script(_ACQUIRE)
+        self._refused = self._redis.register_script(_REFUSED)
 
     # --- Redis itself
 
@@ -219,48 +262,80 @@ class Records:
 
     # --- what chunk tasks report
 
-    def acquire(self, job_id: str, holder: str, *, limit: int) -> tuple[JobState | None, bool]:
-        """Take a lease on one of a job's connections.
+    def acquire(self, progress: Progress, *, origin_limit: int, job_limit: int) -> Lease:
+        """Ask for a lease on one of an origin's connections.
+
+        It ends by itself `LEASE_SECONDS` after the last report, so a dead worker cannot keep it.
 
         Args:
-            job_id: whose.
-            holder: ``<host>/<attempt>``.
-            limit: how many leases there are.
+            progress: of the attempt that asks.
+            origin_limit: how many leases there are for the origin, over all jobs and workers.
+            job_limit: how many of them the job may have.
+        """
+        keys = [
+            self._key(progress.job_id),
+            self._key(progress.job_id, "leases"),
+            self._origin_key(progress.origin, "leases"),
+            self._origin_key(progress.origin, "wait"),
+            self._origin_key(progress.origin, "most"),
+        ]
+        args: list[str | int] = [
+            progress.holder,
+            origin_limit,
+            job_limit,
+            int(LEASE_SECONDS),
+            _LEASES_KEPT_SECONDS,
+        ]
+        with self._translated():
+            state, given, milliseconds = self._acquire(keys=keys, args=args)
+        return Lease(JobState(state) if state else None, bool(given), milliseconds / 1000)
+
+    def refused(self, progress: Progress) -> bool:
+        """Take note that an origin refused a connection.
 
         Returns:
-            The job's state, and whether the lease was given. It ends by itself `LEASE_SECONDS` after the
-            last report, so a dead worker cannot keep it.
+            Whether others stood at that moment: then the origin allows fewer than were tried, and that many
+            less are used for a while. False: the refusal is the origin's own trouble.
         """
-        keys = [self._key(job_id, "leases"), self._key(job_id)]
+        keys = [self._origin_key(progress.origin, "leases"), self._origin_key(progress.origin, "most")]
         with self._translated():
-            state, given = self._acquire(
-                keys=keys, args=[holder, limit, int(LEASE_SECONDS), _LEASES_KEPT_SECONDS]
-            )
-        return (JobState(state) if state else None), bool(given)
+            return bool(self._refused(keys=keys, args=[_SEEN_LIMIT_SECONDS]))
 
-    def report(self, reports: Iterable[Progress]) -> dict[str, JobState | None]:
-        """Store the progress of attempts and renew their leases, in one round trip; the state of each job."""
+    def cool_down(self, origin: str, seconds: float) -> None:
+        """Have everybody wait before the next connection to an origin, as it has asked for."""
+        key, milliseconds = self._origin_key(origin, "wait"), int(seconds * 1000)
+        with self._translated():
+            if milliseconds > 0 and self._redis.pttl(key) < milliseconds:
+                self._redis.set(key, 1, px=milliseconds)
+
+    def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
+        """Store the progress of attempts and renew their leases; how each of their jobs stands."""
         reports = list(reports)
         jobs = sorted({report.job_id for report in reports})
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for job_id in jobs:
-                pipe.hget(self._key(job_id), "state")
-            seconds, *states = pipe.execute()
+                pipe.hmget(self._key(job_id), "state", "generation")
+            seconds, *standings = pipe.execute()
             for report in reports:
                 pipe.hset(self._key(report.job_id, "bytes"), str(report.number), report.done_bytes)
-                # XX: a lease that was given back meanwhile must not come to life again.
-                ends_at = seconds[0] + LEASE_SECONDS
-                pipe.zadd(self._key(report.job_id, "leases"), {report.holder: ends_at}, xx=True)
-                pipe.expire(self._key(report.job_id, "leases"), _LEASES_KEPT_SECONDS)
+                for leases in self._leases_of(report):
+                    # XX: a lease that was given back meanwhile must not come to life again.
+                    pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
+                    pipe.expire(leases, _LEASES_KEPT_SECONDS)
             pipe.execute()
-        return {job: JobState(state) if state else None for job, state in zip(jobs, states, strict=True)}
+        return {
+            job_id: Standing(JobState(state) if state else None, int(generation or 0))
+            for job_id, (state, generation) in zip(jobs, standings, strict=True)
+        }
 
     def attempt_ended(self, progress: Progress) -> None:
         """Store how far an unfinished attempt came, and give its lease back."""
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(self._key(progress.job_id, "bytes"), str(progress.number), progress.done_bytes)
-            pipe.zrem(self._key(progress.job_id, "leases"), progress.holder)
+            if progress.done_bytes:
+                pipe.hset(self._key(progress.job_id, "bytes"), str(progress.number), progress.done_bytes)
+            for leases in self._leases_of(progress):
+                pipe.zrem(leases, progress.holder)
             pipe.execute()
 
     def chunk_done(self, progress: Progress, brought_bytes: Mapping[str, int]) -> None:
@@ -270,18 +345,19 @@ class Records:
             pipe.hset(self._key(progress.job_id, "bytes"), number, progress.done_bytes)
             pipe.hset(self._key(progress.job_id, "shares"), number, json.dumps(dict(brought_bytes)))
             pipe.sadd(self._key(progress.job_id, "done"), number)
-            pipe.zrem(self._key(progress.job_id, "leases"), progress.holder)
+            for leases in self._leases_of(progress):
+                pipe.zrem(leases, progress.holder)
             pipe.execute()
-
-    def give_back(self, job_id: str, holder: str) -> None:
-        """Give a lease back that nothing was fetched with."""
-        with self._translated():
-            self._redis.zrem(self._key(job_id, "leases"), holder)
 
     def retried(self, job_id: str) -> None:
         """Count one retry."""
         with self._translated():
             self._redis.hincrby(self._key(job_id), "retries_count", 1)
+
+    def start_over(self, job_id: str) -> None:
+        """Forget the progress of a plan that is void."""
+        with self._translated():
+            self._redis.delete(*(self._key(job_id, kind) for kind in ("bytes", "done", "shares")))
 
     # --- reading
 
@@ -328,6 +404,12 @@ class Records:
             yield Changes(self, pubsub)
         finally:
             pubsub.close()
+
+    def _origin_key(self, origin: str, kind: str) -> str:
+        return f"{self._prefix}origin:{origin}:{kind}"
+
+    def _leases_of(self, progress: Progress) -> tuple[str, str]:
+        return self._key(progress.job_id, "leases"), self._origin_key(progress.origin, "leases")
 
     def _key(self, job_id: str, kind: str = "") -> str:
         return f"{self._prefix}job:{job_id}:{kind}" if kind else f"{self._prefix}job:{job_id}"

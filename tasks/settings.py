@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -21,6 +21,12 @@ ENV_PREFIX = "ORCHESTRATOR_"
 TOML_FILE = "orchestrator.toml"
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
+
+
+class OriginLimits(BaseModel):
+    """What is kept to with one origin; in ``orchestrator.toml`` as ``[origins."https://host:port"]``."""
+
+    connections: int | None = Field(None, ge=1)
 
 
 class Settings(BaseSettings):
@@ -43,6 +49,12 @@ class Settings(BaseSettings):
         None, min_length=1, max_length=255, pattern=r"^[^/\s]+$", description="what records call this host"
     )
     concurrency: int = Field(16, ge=1, le=1024, description="chunks that one worker fetches at a time")
+    connections: int = Field(
+        16, ge=1, le=1024, description="connections to one origin, over all workers and jobs"
+    )
+    origins: dict[str, OriginLimits] = Field(
+        {}, description="limits of single origins, by scheme, host and port"
+    )
     connect_timeout_seconds: float = Field(10.0, gt=0, description="one connect")
     read_timeout_seconds: float = Field(30.0, gt=0, description="one read")
     low_speed_bytes_per_second: float = Field(

@@ -124,7 +124,7 @@ class Watch:
             self._check_speed(each, now)
         reports = {each.attempt.name: each.progress() for each in watched}
         try:
-            states = self._records.report(reports.values())
+            standings = self._records.report(reports.values())
         except RedisError as error:
             # Redis is a view: without it the bytes go on coming.
             if not self._redis_is_away:
@@ -133,7 +133,9 @@ class Watch:
             return
         self._redis_is_away = False
         for each in watched:
-            if states[reports[each.attempt.name].job_id] not in _STATES_THAT_FETCH:
+            report = reports[each.attempt.name]
+            standing = standings[report.job_id]
+            if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
                 each.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
 
     def _check_speed(self, each: _Watched, now: float) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import click
 
+from orchestrator.access import Access
 from orchestrator.cli import exits, options
 from orchestrator.cli.waiting import wait_and_exit
 from orchestrator.client import Job, Orchestrator
 from tasks.records import RedisError
 from tasks.transfer.manifest import LayoutName
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
@@ -24,7 +29,7 @@ from tasks.transfer.manifest import LayoutName
     "--connections",
     metavar="N",
     type=click.IntRange(1, 1024),
-    help="At most so many connections to the origin (default: 16).",
+    help="At most so many connections to the origin, over all workers and jobs (default: 16).",
 )
 @click.option(
     "--layout",
@@ -40,29 +45,51 @@ from tasks.transfer.manifest import LayoutName
 @click.option(
     "--user", metavar="NAME[:PASSWORD]", help="Basic authentication; a missing password is asked for."
 )
-@click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
+@click.option("--digest", is_flag=True, help="Digest authentication instead of Basic.")
 @click.option(
-    "--no-sync", is_flag=True, help="Do not wait for the disk: faster, and lost if the host crashes."
+    "--cookies", metavar="FILE", type=_FILE, help="Send the cookies of this file (Netscape's format)."
 )
+@click.option("--cert", metavar="FILE", type=_FILE, help="The client's certificate, PEM.")
+@click.option("--key", metavar="FILE", type=_FILE, help="The client's key, PEM, if it is not in --cert.")
+@click.option(
+    "--ca-file", metavar="FILE", type=_FILE, help="Trust these certificates instead of the system's."
+)
+@click.option("-k", "--insecure", is_flag=True, help="Do not check the origin's certificate.")
+@click.option(
+    "--proxy", metavar="URL", help="http, https or socks5h; default: from the environment of each worker."
+)
+@click.option(
+    "--location-trusted", is_flag=True, help="Credentials go along when a redirect leads to another origin."
+)
+@click.option("--allow-downgrade", is_flag=True, help="Follow a redirect from https to http.")
+@click.option("--strict", is_flag=True, help="Another ETag is another file, though size and date agree.")
+@click.option(
+    "--on-change",
+    type=click.Choice(["restart", "fail"]),
+    default="restart",
+    show_default=True,
+    help="What to do, once, if the file changes midway.",
+)
+@click.option("--max-size", metavar="SIZE", type=options.Size(), help="Refuse a larger file.")
+@click.option(
+    "--max-wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    help="The longest Retry-After to obey (default: 120).",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
+@click.option("--no-sync", is_flag=True, help="Do not wait for the disk: faster, lost if the host crashes.")
 @click.option("--detach", is_flag=True, help="Print the job's id and return at once (needs a cluster).")
 @options.timeout
 @options.quiet
 @options.as_json
 def submit(
     url: str,
-    output: str | None,
-    sha256: str | None,
-    chunk_size: int | None,
-    connections: int | None,
-    layout: str,
-    headers: tuple[tuple[str, str], ...],
-    user: str | None,
-    overwrite: bool,
-    no_sync: bool,
     detach: bool,
     timeout: float | None,
     quiet: bool,
     as_json: bool,
+    **given: Any,
 ) -> int:
     """Download URL onto the volume, and wait for it.
 
@@ -75,8 +102,6 @@ def submit(
       orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
     """
-    if user is not None and ":" not in user and sys.stdin.isatty():
-        user = f"{user}:{click.prompt('Password', hide_input=True, err=True)}"
     with Orchestrator() as orchestrator:
         if detach and orchestrator.is_embedded:
             raise click.UsageError(
@@ -84,20 +109,42 @@ def submit(
             )
         job = orchestrator.submit(
             url,
-            output,
-            sha256=sha256,
-            chunk_size_bytes=chunk_size,
-            connections=connections,
-            layout=layout,
-            headers=dict(headers),
-            user=user,
-            overwrite=overwrite,
-            sync=not no_sync,
+            given["output"],
+            sha256=given["sha256"],
+            chunk_size_bytes=given["chunk_size"],
+            connections=given["connections"],
+            layout=given["layout"],
+            overwrite=given["overwrite"],
+            sync=not given["no_sync"],
+            strict=given["strict"],
+            restarts=given["on_change"] == "restart",
+            max_size_bytes=given["max_size"],
+            max_wait_seconds=given["max_wait"],
+            access=_access(given),
         )
         if detach:
             click.echo(job.status().model_dump_json(indent=2) if as_json else job.job_id)
             return exits.COMPLETE
         return _wait(orchestrator, job, timeout=timeout, quiet=quiet, as_json=as_json)
+
+
+def _access(given: dict[str, Any]) -> Access:
+    user = given["user"]
+    if user is not None and ":" not in user and sys.stdin.isatty():
+        user = f"{user}:{click.prompt('Password', hide_input=True, err=True)}"
+    return Access(
+        headers=dict(given["headers"]),
+        user=user,
+        uses_digest=given["digest"],
+        cookie_file=given["cookies"],
+        certificate_file=given["cert"],
+        key_file=given["key"],
+        ca_file=given["ca_file"],
+        is_insecure=given["insecure"],
+        proxy=given["proxy"],
+        trusts_redirects=given["location_trusted"],
+        allows_downgrade=given["allow_downgrade"],
+    )
 
 
 def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet: bool, as_json: bool) -> int:

@@ -12,7 +12,7 @@
     │   └── RangesRefused
     └── PermanentError       a person must act
         ├── OriginError      SourceRefused, BadResponse, BadCertificate, RedirectRefused,
-        │                    NoProgress, DigestMismatch
+        │                    NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
         │                    DestinationExists, DestinationBusy
         ├── JobUnreadable
@@ -43,6 +43,13 @@ def redact(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def origin_of(url: str) -> str:
+    """Scheme, host and port that a URL belongs to, as one string (RFC 6454, section 6.2)."""
+    parts = urlsplit(url)
+    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{parts.hostname}:{port}"
 
 
 class TransferError(Exception):
@@ -261,6 +268,21 @@ class NoProgress(OriginError):
     def __str__(self) -> str:
         """Say how often it was tried and what came last."""
         return f"{self.last} Gave up after {self.attempts_count} attempts in a row without a new byte."
+
+
+class TooLarge(OriginError):
+    """The file is larger than was allowed."""
+
+    def __init__(self, url: str, size_bytes: int, most_bytes: int) -> None:
+        super().__init__(url, size_bytes, most_bytes)
+        self.url, self.size_bytes, self.most_bytes = url, size_bytes, most_bytes
+
+    def __str__(self) -> str:
+        """Say both sizes and what to do."""
+        return (
+            f"{self.url} has {self.size_bytes} bytes or more, and --max-size allows {self.most_bytes}. "
+            f"Nothing was published; submit it again with a larger --max-size."
+        )
 
 
 class DigestMismatch(OriginError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.transfer.errors import TooLarge
 from tasks.transfer.http_source import Identity
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def fetch_chunk(
         try:
             while not part.is_whole:
                 with opened or _open_rest(source, manifest, chunk, part, attempt) as body:
-                    _write_body(body, part, attempt)
+                    _write_body(body, part, attempt, manifest)
                 opened = None
                 if chunk.length_bytes is None:
                     break
@@ -72,19 +73,23 @@ def keep_beginning(
         attempt.begin_at(0)
         try:
             with body:
-                _write_body(body, part, attempt)
+                _write_body(body, part, attempt, manifest)
         finally:
             part.save(worker)
 
 
-def _write_body(body: Body, part: PartWriter, attempt: Attempt) -> None:
+def _write_body(body: Body, part: PartWriter, attempt: Attempt, manifest: Manifest) -> None:
+    # Only a stream of unknown length can exceed it; what states its length was refused by the plan.
+    most_bytes = manifest.spec.max_size_bytes if manifest.size_bytes is None else None
     for block in body.blocks():
+        if most_bytes is not None and part.done_bytes + len(block) > most_bytes:
+            raise TooLarge(manifest.source_name, part.done_bytes + len(block), most_bytes)
         part.write(block)
         attempt.done_bytes = part.done_bytes
 
 
 def _open_rest(source: Source, manifest: Manifest, chunk: Chunk, part: PartWriter, attempt: Attempt) -> Body:
-    identity = Identity(manifest.size_bytes, manifest.validator)
+    identity = Identity(manifest.size_bytes, manifest.validator, manifest.spec.strict)
     if not manifest.honours_ranges or chunk.range is None:
-        return source.open_whole(identity, attempt)
+        return source.open_whole(identity, attempt, decodes=manifest.content_coding is not None)
     return source.open(chunk.range.after(part.done_bytes), identity, attempt)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.transfer.errors import origin_of
 from tasks.transfer.ranges import ByteRange, nth
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
@@ -34,10 +35,24 @@ class JobSpec(_Stored):
     output: str | None = None  #: name relative to the volume; None: the server's or the URL's
     sha256: str | None = None  #: the digest the whole file must have
     chunk_size_bytes: int | None = Field(default=None, gt=0)  #: None: chosen from the file's size
-    connections: int = Field(default=16, ge=1)  #: the most connections to the origin for this job
+    connections: int | None = Field(default=None, ge=1)  #: the most to the origin; None: the workers' setting
     layout: LayoutName = LayoutName.AUTO
     overwrite: bool = False
     sync: bool = True  #: data is on disk before the file is visible
+    strict: bool = False  #: another ETag is another file, though size and Last-Modified agree
+    restarts: bool = True  #: a file that changed midway is started over, once
+    max_size_bytes: int | None = Field(default=None, gt=0)
+    max_wait_seconds: float | None = Field(default=None, ge=0)  #: None: the workers' setting
+
+
+class Cookie(_Stored):
+    """A cookie of a cookie file (RFC 6265)."""
+
+    name: str
+    value: str
+    domain: str
+    path: str = "/"
+    is_secure: bool = False
 
 
 class SourceRequest(_Stored):
@@ -45,12 +60,26 @@ class SourceRequest(_Stored):
 
     url: str
     headers: dict[str, str] = Field(default_factory=dict)
-    user: str | None = None  #: ``name:password`` for Basic
+    user: str | None = None  #: ``name:password``
+    uses_digest: bool = False  #: Digest authentication (RFC 7616) instead of Basic
+    cookies: tuple[Cookie, ...] = ()
+    client_certificate: str | None = None  #: PEM: the certificate and its key
+    ca_certificates: str | None = None  #: PEM: trusted instead of the system's
+    verifies: bool = True  #: whether the origin's certificate is checked
+    proxy: str | None = None  #: http, https or socks5 URL; None: from the worker's environment
+    trusts_redirects: bool = False  #: credentials go along to another origin
+    allows_downgrade: bool = False  #: a redirect from https to http is followed
 
     @property
     def has_credentials(self) -> bool:
-        """Whether it carries more than a URL without user and password."""
-        return bool(self.headers or self.user or "@" in self.url.split("/", 3)[2])
+        """Whether it carries something secret besides the URL."""
+        return bool(
+            self.headers
+            or self.user
+            or self.cookies
+            or self.client_certificate
+            or any("@" in url.split("/", 3)[2] for url in (self.url, self.proxy) if url and "//" in url)
+        )
 
 
 class Validator(_Stored):
@@ -92,11 +121,18 @@ class Manifest(_Stored):
     size_bytes: int | None = Field(ge=0)
     validator: Validator
     honours_ranges: bool
+    content_coding: str | None = None  #: what a single stream has to be decoded from
+    restarts_count: int = Field(default=0, ge=0)  #: plans of this job that a changed file made void
     chunk_size_bytes: int = Field(gt=0)
     layout: LayoutName
     spec: JobSpec
     sealed_request: str  #: a `SourceRequest` as `tasks.sealing` stores it
     created_at: float  #: seconds since the epoch
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the submitted URL."""
+        return origin_of(self.source_name)
 
     @property
     def chunks_count(self) -> int:

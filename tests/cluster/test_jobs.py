@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from orchestrator.client import JobEndedBadly
+from orchestrator import Access, JobEndedBadly
 from support.cluster import Cluster
 from support.events import gather_events
 from support.files import MIB, wait_until_clean
@@ -71,7 +71,7 @@ def test_a_chunk_is_readable_in_the_events_and_its_url_is_not(one_worker, served
             f"{served.url}?sig=s3cret",
             "debian.iso",
             chunk_size_bytes=8 * MIB,
-            headers={"X-Token": "t0ken"},
+            access=Access(headers={"X-Token": "t0ken"}),
         )
         record = job.wait(60)
         wait_until(lambda: gathered.of("task-succeeded", MERGE), what="the event of the merge")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+
 from support.cluster import COMMAND, Cluster
 from support.files import MIB
 from support.origin import origin

@@ -1,6 +1,7 @@
 """The origin over HTTP: probe a file, open ranges of it. The only package that imports requests."""
 
 from tasks.transfer.http_source.body import Body
-from tasks.transfer.http_source.source import HttpLimits, Identity, Probe, Source
+from tasks.transfer.http_source.identity import Identity
+from tasks.transfer.http_source.source import HttpLimits, Probe, Source
 
 __all__ = ["Body", "HttpLimits", "Identity", "Probe", "Source"]

@@ -7,6 +7,7 @@ import email.utils
 import ssl
 import time
 from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import urlsplit
 
 import requests
 import urllib3.exceptions
@@ -29,6 +30,18 @@ _E = TypeVar("_E", bound=BaseException)
 
 #: Statuses that ask to come back later, beside the 5xx (RFC 9110 section 15.5.9, RFC 8470, RFC 6585).
 _BUSY_STATUSES = frozenset({408, 425, 429})
+#: Content codings, and the endings of files that are stored so.
+_SUFFIXES = {
+    "gzip": (".gz", ".tgz", ".gzip", ".svgz", ".vcf.bgz", ".bgz"),
+    "compress": (".z",),
+    "deflate": (".zz",),
+    "br": (".br",),
+    "zstd": (".zst", ".tzst"),
+    "bzip2": (".bz2", ".tbz", ".tbz2"),
+    "xz": (".xz", ".txz"),
+}
+#: Codings that urllib3 undoes without further libraries.
+_CAN_UNDO = frozenset({"gzip", "deflate"})
 #: 5xx that no waiting mends: not implemented, HTTP version not supported.
 _FINAL_SERVER_ERRORS = frozenset({501, 505})
 
@@ -73,14 +86,8 @@ def content_length(response: requests.Response, name: str) -> int | None:
     """The body's length in bytes, or None where the head does not say it.
 
     Raises:
-        BadResponse: it is not one number, or the body is compressed though the plain one was asked for.
+        BadResponse: it is not one number.
     """
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("", "identity"):
-        response.close()
-        raise BadResponse(
-            name, f"it is encoded as {_printable(encoding)!r} though the plain file was asked for"
-        )
     value = response.headers.get("Content-Length")
     if value is None or "chunked" in response.headers.get("Transfer-Encoding", "").lower():
         return None
@@ -91,6 +98,26 @@ def content_length(response: requests.Response, name: str) -> int | None:
         response.close()
         raise BadResponse(name, f"Content-Length is {_printable(value)!r}")
     return int(digits)
+
+
+def coding_to_undo(response: requests.Response, name: str) -> str | None:
+    """The content coding that a server applied though the plain file was asked for, or None.
+
+    A file that is stored compressed is often labelled with its coding (``x.tar.gz``, gzip): then the label says what
+    the file is, and undoing it would give another file than its name says.
+    """
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    suffixes = _SUFFIXES.get(coding.removeprefix("x-"), ())
+    path = urlsplit(name).path.lower()
+    offered = (offered_name(response) or "").lower()
+    if path.endswith(suffixes) or offered.endswith(suffixes):
+        return None
+    if coding.removeprefix("x-") not in _CAN_UNDO:
+        response.close()
+        raise BadResponse(name, f"it is encoded as {_printable(coding)!r}, and the plain file was asked for")
+    return coding
 
 
 def offered_name(response: requests.Response) -> str | None:

@@ -39,9 +39,24 @@ class Body:
         *,
         carries: ByteRange | None,
         length_bytes: int | None,
+        is_cut: bool = False,
+        decodes: bool = False,
     ) -> None:
-        self.carries = carries  #: the range of the file in the body; None for a whole file
-        self.length_bytes = length_bytes  #: what was promised; None if the server did not say
+        """Take a response whose head was checked.
+
+        Args:
+            response: the response.
+            url: redacted, for messages.
+            attempt: who reads it, and may be stopped.
+            carries: the range of the file in the body; None for a whole file.
+            length_bytes: what has to come; None if the server did not say.
+            is_cut: the server sends more than was asked for: the rest is left unread.
+            decodes: undo the content coding.
+        """
+        self.carries = carries
+        self.length_bytes = length_bytes
+        self._is_cut = is_cut
+        self._decodes = decodes
         self._response = response
         self._url = url  # redacted
         self._attempt = attempt
@@ -90,7 +105,7 @@ class Body:
         self._check_end(received_bytes)
 
     def _check_end(self, received_bytes: int) -> None:
-        if self.length_bytes is None:
+        if self.length_bytes is None or self._is_cut:
             return
         if received_bytes < self.length_bytes:
             raise ResponseTruncated(self._url, self.length_bytes, received_bytes)
@@ -101,8 +116,8 @@ class Body:
     def _read(self, wanted_bytes: int, received_bytes: int) -> bytes:
         self._attempt.check()
         try:
-            # decode_content=False: a range counts the bytes as sent.
-            data: bytes = self._response.raw.read(wanted_bytes, decode_content=False)
+            # Without decoding, as a rule: a range counts the bytes as sent.
+            data: bytes = self._response.raw.read(wanted_bytes, decode_content=self._decodes)
         except urllib3.exceptions.ReadTimeoutError as error:
             self._attempt.check()
             raise OriginUnreachable(self._url, "no byte came within the read timeout") from error

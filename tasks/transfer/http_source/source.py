@@ -13,18 +13,24 @@ from tasks.transfer.errors import (
     RangesRefused,
     RedirectRefused,
     SourceChanged,
+    origin_of,
     redact,
 )
-from tasks.transfer.http_source import answers
+from tasks.transfer.http_source import access, answers
 from tasks.transfer.http_source.body import Body
-from tasks.transfer.http_source.connection import new_session, watched_by
-from tasks.transfer.ranges import ByteRange, parse_content_range
+from tasks.transfer.http_source.connection import watched_by
+from tasks.transfer.http_source.identity import Identity
+from tasks.transfer.ranges import ByteRange, parse_content_range, parse_unsatisfied_range
 
 if TYPE_CHECKING:
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.manifest import SourceRequest, Validator
+    from tasks.transfer.manifest import SourceRequest
 
 _MOST_REDIRECTS = 10
+
+#: Origins that were seen to answer 200 to an If-Range that holds, though they honour the plain range. Some content
+#: networks do. Kept for as long as the process: asking again costs one request.
+_ignore_if_range: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +42,12 @@ class HttpLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class Identity:
-    """The version of the file that a plan was made for; every response is held against it."""
-
-    size_bytes: int | None
-    validator: Validator
-
-
-@dataclass(frozen=True, slots=True)
 class Probe:
     """What the first request learned; its body is the file's beginning and must be used or closed."""
 
     identity: Identity
     honours_ranges: bool
+    content_coding: str | None  #: what the body has to be decoded from
     offered_name: str | None  #: Content-Disposition's file name, as sent: not to be trusted
     body: Body
 
@@ -59,40 +58,70 @@ class Source:
     def __init__(self, request: SourceRequest, limits: HttpLimits) -> None:
         self._request = request
         self._limits = limits
+        self._session = access.open_session(request)
+        self._auth = access.auth_of(request)
         self.name = redact(request.url)  #: what may be shown of it
 
-    def probe(self, first_bytes: int, attempt: Attempt) -> Probe:
+    def probe(self, first_bytes: int, attempt: Attempt, *, as_stream: bool = False) -> Probe:
         """Ask for the first bytes with a ranged GET, and learn from the answer.
 
-        HEAD is not used: servers forbid it, answer it wrongly, or take as long for it as for a GET.
+        HEAD is not used: servers forbid it, answer it wrongly, or take as long for it as for a GET. An answer to the
+        range that cannot be made sense of is left for a plain GET, which nearly all servers get right.
 
         Args:
             first_bytes: how much to ask for; a server without ranges sends the whole file.
             attempt: who may stop the request.
+            as_stream: ask for the whole file at once: its origin is known not to honour ranges reliably.
 
         Raises:
             TransientError: try again. OriginError: do not.
         """
-        wanted = ByteRange(0, first_bytes)
-        response = self._send(wanted, attempt)
-        if response.status_code == requests.codes.partial:
-            carried, size_bytes = self._carried(response)
-            if carried.start != 0 or carried.stop > wanted.stop:
-                raise self._untrusted(response, f"asked for {wanted.to_header()}, it says it sends {carried}")
-            if size_bytes is not None:
-                identity = Identity(size_bytes, answers.validator_of(response))
-                body = Body(response, self.name, attempt, carries=carried, length_bytes=carried.length_bytes)
-                return Probe(identity, True, answers.offered_name(response), body)  # noqa: FBT003
-        if response.status_code != requests.codes.ok:
-            # 416: an empty file satisfies no range. A 206 of unknown size cannot be split either.
-            response.close()
+        if not as_stream:
+            response = self._send(ByteRange(0, first_bytes), attempt)
+            probe = self._probe_of_range(response, first_bytes, attempt)
+            if probe is not None:
+                return probe
+            if response.status_code != requests.codes.ok:
+                response.close()
+                response = self._send(None, attempt)
+        else:
             response = self._send(None, attempt)
         if response.status_code != requests.codes.ok:
             raise self._untrusted(response, f"status {response.status_code} to a plain GET")
         size_bytes = answers.content_length(response, self.name)
+        coding = answers.coding_to_undo(response, redact(response.url))
+        if coding is not None:
+            size_bytes = None  # the length that is stated is that of the encoded body
         identity = Identity(size_bytes, answers.validator_of(response))
-        body = Body(response, self.name, attempt, carries=None, length_bytes=size_bytes)
-        return Probe(identity, False, answers.offered_name(response), body)  # noqa: FBT003
+        body = Body(
+            response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=coding is not None
+        )
+        return Probe(identity, False, coding, answers.offered_name(response), body)  # noqa: FBT003
+
+    def _probe_of_range(
+        self, response: requests.Response, first_bytes: int, attempt: Attempt
+    ) -> Probe | None:
+        """What a 206 to the probe tells; None if it is none, or makes no sense."""
+        if response.status_code != requests.codes.partial or answers.coding_to_undo(response, self.name):
+            return None
+        try:
+            carried, size_bytes = parse_content_range(response.headers.get("Content-Range", ""))
+            length_bytes = answers.content_length(response, self.name)
+        except (ValueError, BadResponse):
+            return None
+        if carried.start != 0 or size_bytes is None or length_bytes not in (None, carried.length_bytes):
+            return None
+        wanted_bytes = min(carried.length_bytes, first_bytes)
+        identity = Identity(size_bytes, answers.validator_of(response))
+        body = Body(
+            response,
+            self.name,
+            attempt,
+            carries=carried,
+            length_bytes=wanted_bytes,
+            is_cut=wanted_bytes < carried.length_bytes,
+        )
+        return Probe(identity, True, None, answers.offered_name(response), body)  # noqa: FBT003
 
     def open(self, wanted: ByteRange, identity: Identity, attempt: Attempt) -> Body:
         """Open one range of the version that was planned.
@@ -105,66 +134,98 @@ class Source:
             SourceChanged, RangesRefused: the plan is void.
             TransientError, OriginError: as for `probe`.
         """
-        response = self._send(wanted, attempt)
-        if response.status_code != requests.codes.partial:
-            status = response.status_code
-            try:
-                self._check_version(response, identity)
-            finally:
-                response.close()
-            raise RangesRefused(self.name, status)
-        carried, size_bytes = self._carried(response)
-        if size_bytes is not None and size_bytes != identity.size_bytes:
+        origin = origin_of(self._request.url)
+        etag = None if origin in _ignore_if_range else identity.validator.etag
+        response = self._send(wanted, attempt, if_range=etag)
+        if (
+            response.status_code == requests.codes.ok
+            and etag is not None
+            and self._is_planned(response, identity)
+        ):
+            # Not a change: it does not honour If-Range, or its edges have tags of their own.
             response.close()
-            raise SourceChanged(self.name, f"{identity.size_bytes} bytes", f"{size_bytes} bytes")
-        self._check_version(response, identity)
-        if carried.start != wanted.start or carried.stop > wanted.stop:
-            raise self._untrusted(response, f"asked for {wanted.to_header()}, it says it sends {carried}")
-        length_bytes = answers.content_length(response, self.name)
-        if length_bytes not in (None, carried.length_bytes):
-            raise self._untrusted(response, f"{carried} in a body of {length_bytes} bytes")
-        return Body(response, self.name, attempt, carries=carried, length_bytes=carried.length_bytes)
+            _ignore_if_range.add(origin)
+            response = self._send(wanted, attempt)
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            self._refuse_unsatisfied(response, identity)
+        if response.status_code != requests.codes.partial:
+            if not self._is_planned(response, identity):
+                raise self._changed(response, identity)
+            response.close()
+            raise RangesRefused(self.name, response.status_code)
+        return self._body_of_range(response, wanted, identity, attempt)
 
-    def open_whole(self, identity: Identity, attempt: Attempt) -> Body:
+    def open_whole(self, identity: Identity, attempt: Attempt, *, decodes: bool) -> Body:
         """Open the whole file, where the origin does not honour ranges; errors as for `open`."""
         response = self._send(None, attempt)
         if response.status_code != requests.codes.ok:
             raise self._untrusted(response, f"status {response.status_code} to a plain GET")
-        self._check_version(response, identity)
-        size_bytes = answers.content_length(response, self.name)
-        if size_bytes != identity.size_bytes:
-            response.close()
-            raise SourceChanged(self.name, f"{identity.size_bytes} bytes", f"{size_bytes} bytes")
-        return Body(response, self.name, attempt, carries=None, length_bytes=size_bytes)
+        size_bytes = None if decodes else answers.content_length(response, self.name)
+        if (answers.coding_to_undo(response, self.name) is not None) is not decodes:
+            raise self._untrusted(response, "it is encoded now and then")
+        if not identity.is_same(answers.validator_of(response), size_bytes):
+            raise self._changed(response, identity)
+        return Body(response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=decodes)
 
-    def _carried(self, response: requests.Response) -> tuple[ByteRange, int | None]:
+    def _body_of_range(
+        self, response: requests.Response, wanted: ByteRange, identity: Identity, attempt: Attempt
+    ) -> Body:
         try:
-            return parse_content_range(response.headers.get("Content-Range", ""))
+            carried, size_bytes = parse_content_range(response.headers.get("Content-Range", ""))
         except ValueError as error:
             raise self._untrusted(response, f"a 206 with Content-Range {error}") from error
+        if not identity.is_same(answers.validator_of(response), size_bytes):
+            raise self._changed(response, identity)
+        length_bytes = answers.content_length(response, self.name)
+        if carried.start != wanted.start:
+            raise self._untrusted(response, f"asked for {wanted.to_header()}, it says it sends {carried}")
+        if length_bytes not in (None, carried.length_bytes):
+            raise self._untrusted(response, f"{carried} in a body of {length_bytes} bytes")
+        if answers.coding_to_undo(response, self.name) is not None:
+            raise self._untrusted(response, "a range of an encoded body, though the plain file was asked for")
+        wanted_bytes = min(carried.length_bytes, wanted.length_bytes)
+        return Body(
+            response,
+            self.name,
+            attempt,
+            carries=carried,
+            length_bytes=wanted_bytes,
+            is_cut=wanted_bytes < carried.length_bytes,
+        )
 
-    def _check_version(self, response: requests.Response, identity: Identity) -> None:
-        planned, seen = identity.validator, answers.validator_of(response)
-        if planned.etag is not None and seen.etag != planned.etag:
-            changed = True
-        elif planned.etag is None and planned.last_modified is not None:
-            changed = seen.last_modified != planned.last_modified
-        else:
-            changed = False
-        if changed:
-            response.close()
-            raise SourceChanged(self.name, str(planned), str(seen))
+    def _refuse_unsatisfied(self, response: requests.Response, identity: Identity) -> None:
+        """Raise what a 416 to a planned range means."""
+        size_bytes = parse_unsatisfied_range(response.headers.get("Content-Range", ""))
+        response.close()
+        if size_bytes is not None and size_bytes != identity.size_bytes:
+            raise SourceChanged(self.name, str(identity), f"{size_bytes} bytes")
+        raise RangesRefused(self.name, requests.codes.requested_range_not_satisfiable)
+
+    def _is_planned(self, response: requests.Response, identity: Identity) -> bool:
+        size_bytes = None
+        if answers.coding_to_undo(response, self.name) is None:
+            size_bytes = answers.content_length(response, self.name)
+        return identity.is_same(answers.validator_of(response), size_bytes)
+
+    def _changed(self, response: requests.Response, identity: Identity) -> SourceChanged:
+        response.close()
+        seen = f"{answers.validator_of(response)}, {response.headers.get('Content-Range', 'all of it')[:80]}"
+        return SourceChanged(self.name, str(identity), seen)
 
     def _untrusted(self, response: requests.Response, reason: str) -> BadResponse:
         response.close()
         return BadResponse(self.name, reason)
 
-    def _send(self, wanted: ByteRange | None, attempt: Attempt) -> requests.Response:
-        """Send the request and follow redirects; a response with a status of success or 416 comes back."""
-        session = new_session()
+    def _send(
+        self, wanted: ByteRange | None, attempt: Attempt, *, if_range: str | None = None
+    ) -> requests.Response:
+        """Send the request and follow redirects; a response with a status of success or 416 comes back.
+
+        Each request starts from the submitted URL: a redirect's target may be a link that expires.
+        """
         url = self._request.url
         for _ in range(_MOST_REDIRECTS + 1):
-            response = self._send_once(session, url, wanted, attempt)
+            response = self._send_once(url, wanted, attempt, if_range)
             if not response.is_redirect:
                 answers.check_status(response, redact(url))
                 return response
@@ -176,31 +237,31 @@ class Source:
         raise RedirectRefused(self.name, f"more than {_MOST_REDIRECTS} redirects")
 
     def _send_once(
-        self, session: requests.Session, url: str, wanted: ByteRange | None, attempt: Attempt
+        self, url: str, wanted: ByteRange | None, attempt: Attempt, if_range: str | None
     ) -> requests.Response:
         # requests offers gzip by default, and a range of a compressed response counts compressed bytes:
         # the parts would not join up. Ask for the plain file.
         headers: dict[str, str | bytes | None] = {"Accept-Encoding": "identity"}
+        is_own = origin_of(url) == origin_of(self._request.url)
+        # Credentials stay with the origin they were given for; a redirect's target gets none.
+        may_sign = is_own or self._request.trusts_redirects
+        if may_sign:
+            headers.update(self._request.headers)
         if wanted is not None:
             headers["Range"] = wanted.to_header()
-        auth: object = None
-        # Credentials stay with the origin they were given for; a redirect's target gets none.
-        if _origin_of(url) == _origin_of(self._request.url):
-            headers.update(self._request.headers)
-            if any(name.lower() == "authorization" for name in self._request.headers):
-                auth = _keep_authorization
-            elif self._request.user is not None:
-                name, _, password = self._request.user.partition(":")
-                auth = (name.encode(), password.encode())
+        if if_range is not None:
+            headers["If-Range"] = if_range
 
         def get() -> requests.Response:
-            return session.get(
+            return self._session.get(
                 url,
                 headers=headers,
-                auth=auth,  # type: ignore[arg-type]  # the stubs know no tuple of bytes, requests does
+                auth=self._auth if may_sign else None,
                 stream=True,
                 allow_redirects=False,
                 timeout=(self._limits.connect_timeout_seconds, self._limits.read_timeout_seconds),
+                proxies=access.proxies_of(self._request),
+                **access.tls_options(self._request),  # type: ignore[arg-type]
             )
 
         with watched_by(attempt):
@@ -220,15 +281,5 @@ class Source:
         scheme = urlsplit(target).scheme
         if scheme not in ("http", "https"):
             raise RedirectRefused(self.name, f"to the scheme {scheme!r}")
-        if scheme == "http" and urlsplit(url).scheme == "https":
-            raise RedirectRefused(self.name, "from https down to http")
-
-
-def _origin_of(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An auth that does nothing: without one, requests puts netrc's in place of the user's header."""
-    return request
+        if scheme == "http" and urlsplit(url).scheme == "https" and not self._request.allows_downgrade:
+            raise RedirectRefused(self.name, "from https down to http; --allow-downgrade would follow it")

@@ -1,0 +1,142 @@
+"""What goes with a URL to its origin: read from options and files of the submitting host, checked, to be sealed."""
+
+from __future__ import annotations
+
+import http.cookiejar
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from orchestrator import planner
+from tasks.transfer.errors import BadOption
+from tasks.transfer.manifest import Cookie, SourceRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "socks5h"})
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How to be let in; files are read where the job is submitted, and go sealed to the workers."""
+
+    headers: Mapping[str, str] = field(default_factory=dict)  #: sent to the URL's origin, and to no other
+    user: str | None = None  #: ``name:password``
+    uses_digest: bool = False  #: Digest authentication instead of Basic
+    cookie_file: Path | None = None  #: in Netscape's format, as browsers and curl write it
+    certificate_file: Path | None = None  #: PEM: the client's certificate, and its key if that has no file
+    key_file: Path | None = None  #: PEM: the client's key
+    ca_file: Path | None = None  #: PEM: certificates to trust instead of the system's
+    is_insecure: bool = False  #: do not check the origin's certificate
+    proxy: str | None = None  #: None: from the environment of each worker
+    trusts_redirects: bool = False  #: credentials go along to another origin
+    allows_downgrade: bool = False  #: follow a redirect from https to http
+
+
+def request_for(url: str, access: Access) -> SourceRequest:
+    """The request that workers send.
+
+    Raises:
+        BadURL, BadOption: something of it makes no sense, or a file cannot be read.
+    """
+    planner.check_url(url)
+    parts = urlsplit(url)
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user = access.user
+    if at:
+        user = user or ":".join(unquote(item) for item in userinfo.split(":", 1))
+    _check_headers(access.headers)
+    return SourceRequest(
+        url=urlunsplit(parts._replace(netloc=host, fragment="")),
+        headers=dict(access.headers),
+        user=user,
+        uses_digest=access.uses_digest,
+        cookies=_read_cookies(access.cookie_file) if access.cookie_file else (),
+        client_certificate=_read_client_certificate(access),
+        ca_certificates=_read_ca(access.ca_file) if access.ca_file else None,
+        verifies=not access.is_insecure,
+        proxy=_check_proxy(access.proxy),
+        trusts_redirects=access.trusts_redirects,
+        allows_downgrade=access.allows_downgrade,
+    )
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if not name.isascii() or not name.replace("-", "a").replace("_", "a").isalnum():
+            raise BadOption(f"{name[:40]!r} is not the name of a header; give -H 'Name: value'.")
+        if any(char in value for char in "\r\n\0"):
+            raise BadOption(f"The value of the header {name} has a line break in it.")
+        if name.lower() in ("range", "if-range", "accept-encoding"):
+            raise BadOption(
+                f"The header {name} is this program's own: with another value parts would not join up."
+            )
+
+
+def _check_proxy(proxy: str | None) -> str | None:
+    if proxy is None:
+        return None
+    parts = urlsplit(proxy)
+    if parts.scheme not in _PROXY_SCHEMES or not parts.hostname:
+        # Not shown: it may carry a password.
+        raise BadOption("That is no proxy: give a URL such as http://host:3128 or socks5h://host:1080.")
+    return proxy
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadOption(
+            f"{path} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}."
+        ) from None
+
+
+def _read_cookies(path: Path) -> tuple[Cookie, ...]:
+    jar = http.cookiejar.MozillaCookieJar()
+    _read(path)
+    try:
+        jar.load(str(path), ignore_discard=True)
+    except http.cookiejar.LoadError:
+        raise BadOption(f"{path} is not a cookie file in Netscape's format.") from None
+    return tuple(
+        Cookie(
+            name=cookie.name,
+            value=cookie.value or "",
+            domain=cookie.domain,
+            path=cookie.path,
+            is_secure=cookie.secure,
+        )
+        for cookie in jar
+    )
+
+
+def _read_client_certificate(access: Access) -> str | None:
+    if access.certificate_file is None:
+        if access.key_file is not None:
+            raise BadOption("--key needs --cert.")
+        return None
+    pem = _read(access.certificate_file)
+    if access.key_file is not None:
+        pem = f"{pem.rstrip()}\n{_read(access.key_file)}"
+    try:
+        ssl.create_default_context().load_cert_chain(
+            access.certificate_file, access.key_file, password=lambda: ""
+        )
+    except (ssl.SSLError, OSError, ValueError):
+        raise BadOption(
+            f"{access.certificate_file} is not a certificate with a key in PEM that needs no passphrase."
+        ) from None
+    return pem
+
+
+def _read_ca(path: Path) -> str:
+    pem = _read(path)
+    try:
+        ssl.create_default_context(cadata=pem)
+    except (ssl.SSLError, ValueError):
+        raise BadOption(f"{path} has no certificates in PEM.") from None
+    return pem

@@ -1,0 +1,77 @@
+"""Access: authentication, cookies, certificates and proxies, all of them carried out by requests."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING
+
+from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
+from requests.cookies import create_cookie
+
+from tasks.transfer.http_source.connection import new_session
+
+if TYPE_CHECKING:
+    import requests
+
+    from tasks.transfer.manifest import SourceRequest
+
+
+def open_session(request: SourceRequest) -> requests.Session:
+    """A session with the request's cookies, proxy and certificates; for one attempt."""
+    session = new_session()
+    for cookie in request.cookies:
+        session.cookies.set_cookie(
+            create_cookie(  # type: ignore[no-untyped-call]
+                cookie.name, cookie.value, domain=cookie.domain, path=cookie.path, secure=cookie.is_secure
+            )
+        )
+    return session
+
+
+def tls_options(request: SourceRequest) -> dict[str, object]:
+    """What requests is told of certificates with each call: `verify` and `cert`."""
+    options: dict[str, object] = {}
+    if not request.verifies:
+        options["verify"] = False
+    elif request.ca_certificates is not None:
+        options["verify"] = _as_file(request.ca_certificates)
+    if request.client_certificate is not None:
+        options["cert"] = _as_file(request.client_certificate)
+    return options
+
+
+def proxies_of(request: SourceRequest) -> dict[str, str] | None:
+    """The proxy for each scheme; None: requests asks the environment, ``no_proxy`` included."""
+    return None if request.proxy is None else {"http": request.proxy, "https": request.proxy}
+
+
+def auth_of(request: SourceRequest) -> AuthBase | None:
+    """What signs a request to the URL's own origin; None: netrc, if that has an entry."""
+    if any(name.lower() == "authorization" for name in request.headers):
+        return _Unchanged()
+    if request.user is None:
+        return None
+    name, _, password = request.user.partition(":")
+    if request.uses_digest:
+        return HTTPDigestAuth(name, password)
+    # Bytes: requests would encode text as Latin-1, and RFC 7617 recommends UTF-8.
+    return HTTPBasicAuth(name.encode(), password.encode())
+
+
+class _Unchanged(AuthBase):
+    """Leaves the request as it is: without an auth, requests puts netrc's in place of the user's header."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        return request
+
+
+@functools.lru_cache(maxsize=64)
+def _as_file(pem: str) -> str:
+    """The path of a file with this text, in memory only: a private key must not lie on a worker's disk.
+
+    Cached: the connection pool keeps connections for each path apart.
+    """
+    fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+    os.write(fd, pem.encode())
+    return f"/proc/{os.getpid()}/fd/{fd}"
