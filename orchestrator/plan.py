@@ -143,7 +143,9 @@ class _Planning:
         self._host.take_lease(progress(), self._spec)
         try:
             with self._host.watch.over(attempt, progress, slice_seconds=None):
-                probe = source.probe(planner.PROBE_BYTES, attempt, as_stream=as_stream)
+                probe = source.probe(
+                    planner.probe_bytes(self._spec.chunk_size_bytes), attempt, as_stream=as_stream
+                )
             with probe.body:
                 manifest = self._decide(source, probe, void)
                 if manifest.size_bytes is None or manifest.chunks_count > 1:
@@ -167,6 +169,8 @@ class _Planning:
         volume, spec, size_bytes = self._host.volume, self._spec, probe.identity.size_bytes
         if spec.max_size_bytes is not None and (size_bytes or 0) > spec.max_size_bytes:
             raise TooLarge(source.name, size_bytes or 0, spec.max_size_bytes)
+        # Before the chunk size, about which nothing can be done for a file that has no room whatever its chunks.
+        volume.check_space(size_bytes or 0)
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
         if void is not None:
             destination = void.destination
@@ -264,7 +268,7 @@ class _Planning:
         if self._host.records.transition(
             self._job_id,
             JobState.FETCHING,
-            allowed={JobState.PLANNING},
+            allowed={JobState.PLANNING, JobState.FETCHING},
             fields={"generation": manifest.generation},
         ):
             dispatch.send(manifest, self._folder.missing(manifest))

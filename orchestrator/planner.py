@@ -12,8 +12,8 @@ from tasks.transfer.manifest import LayoutName, Validator
 
 MIB = 1024 * 1024
 
-#: What the probe asks for. A file up to this is whole with the probe's answer.
-PROBE_BYTES = MIB
+#: What the probe asks for at most. A file up to this is whole with the probe's answer.
+_PROBE_BYTES = MIB
 _LEAST_CHUNK_BYTES = 8 * MIB
 #: A larger chunk is not fetched faster, and more is fetched again when a worker dies.
 _MOST_CHUNK_BYTES = 64 * MIB
@@ -87,6 +87,11 @@ def _clean(name: str) -> str:
     while len(cleaned.encode()) > _MOST_NAME_BYTES:
         cleaned = cleaned[:-1]
     return cleaned
+
+
+def probe_bytes(asked_chunk_bytes: int | None) -> int:
+    """What the probe asks for: its answer is the beginning of the first chunk, and must not go beyond it."""
+    return min(_PROBE_BYTES, asked_chunk_bytes or _PROBE_BYTES)
 
 
 def choose_chunk_size_bytes(size_bytes: int | None, asked_bytes: int | None) -> int:

@@ -197,6 +197,11 @@ class _Delivery:
         if manifest.restarts_count >= _MOST_RESTARTS or not (as_stream or manifest.spec.restarts):
             return self.fail(error)
         logger.warning("plan void job=%s cause=%s", self._job_id, error.code)
+        # The state first: the chord of the void plan ends too, and its merge must not send again what is missing.
+        # From `fetching` only: many chunks find the plan void, and two plans at once would make two manifests of one
+        # generation, whose parts could be of two versions.
+        if not self._host.records.transition(self._job_id, JobState.PLANNING, allowed={JobState.FETCHING}):
+            return _ENDED
         app.send_task(
             PLAN_TASK,
             args=(self._job_id,),

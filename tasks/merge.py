@@ -30,7 +30,8 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
     if manifest is None or manifest.generation != generation:
         logger.info("merge fenced off job=%s generation=%d", job_id, generation)
         return
-    if not here.records.transition(job_id, JobState.MERGING):
+    # Not from `planning`: the plan that these parts belong to may be void.
+    if not here.records.transition(job_id, JobState.MERGING, allowed={JobState.FETCHING, JobState.MERGING}):
         if here.records.state(job_id) is JobState.CANCELLED:
             outcomes.remove(here, job_id, manifest.destination)
         return

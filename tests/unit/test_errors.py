@@ -24,6 +24,7 @@ EXAMPLES = {
     "BadCertificate": ("http://h/x", "self-signed"),
     "RedirectRefused": ("http://h/x", "a reason"),
     "NoProgress": (8, "last words."),
+    "TooLarge": ("http://h/x", 10, 5),
     "DigestMismatch": ("x.iso", "SHA-256", "aa", "bb"),
     "VolumeFull": ("/v", 10, 5),
     "VolumeFailed": ("/v", "Input/output error"),

@@ -3,7 +3,7 @@
 import pytest
 
 from tasks.jobs import JobState
-from tasks.records import Progress, RedisError
+from tasks.records import Progress, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import TooSlow
 from tasks.watch import LowSpeed, Watch
@@ -14,6 +14,7 @@ class Records:
 
     def __init__(self):
         self.state = JobState.FETCHING
+        self.generation = 1
         self.is_away = False
         self.reported = []
 
@@ -21,7 +22,7 @@ class Records:
         if self.is_away:
             raise RedisError("away")
         self.reported = list(reports)
-        return {report.job_id: self.state for report in self.reported}
+        return {report.job_id: Standing(self.state, self.generation) for report in self.reported}
 
 
 class Clock:
@@ -40,7 +41,7 @@ def setup():
 
 
 def progress(attempt):
-    return lambda: Progress("0123456789ab", 3, attempt.done_bytes, f"host/{attempt.name}")
+    return lambda: Progress("0123456789ab", 3, 1, attempt.done_bytes, f"host/{attempt.name}", "http://h:80")
 
 
 def test_an_attempt_whose_job_ended_is_stopped(setup):
@@ -54,6 +55,14 @@ def test_an_attempt_whose_job_ended_is_stopped(setup):
         watch.tick()
     with pytest.raises(AttemptStopped):
         attempt.check()
+    assert attempt.stopped_by.reason is StopReason.JOB_ENDED
+
+
+def test_an_attempt_of_an_older_sending_is_stopped(setup):
+    records, _, watch, attempt = setup
+    records.generation = 2
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        watch.tick()
     assert attempt.stopped_by.reason is StopReason.JOB_ENDED
 
 

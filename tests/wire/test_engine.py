@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import struct
 import threading
@@ -27,6 +28,7 @@ from tasks.transfer.merge_parts import Merged, merge_parts
 from tasks.transfer.volume import Volume
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
+HELLO_GZ = gzip.compress(b"hello")
 LIMITS = HttpLimits(connect_timeout_seconds=2, read_timeout_seconds=2)
 JOB = "0123456789ab"
 OK = "HTTP/1.1 206 Partial Content\r\n"
@@ -135,6 +137,17 @@ def test_a_server_that_sends_less_than_asked_is_asked_for_the_rest(tmp_path):
         assert len(server.requests) == 3 + 3 + 2
 
 
+def test_of_a_server_that_sends_more_than_asked_only_that_is_taken(tmp_path):
+    def large(request):
+        request.send(partial(request.range[0], SIZE - 1, CONTENT[request.range[0] :]))
+
+    with scripted_server(large) as server:
+        bench = Bench(tmp_path, server.url)
+        for number in range(3):
+            assert bench.fetch(number).length_bytes <= 40_000
+        assert bench.content() == CONTENT
+
+
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
@@ -145,7 +158,6 @@ def test_a_server_that_sends_less_than_asked_is_asked_for_the_rest(tmp_path):
         (partial(0, 39_999, CONTENT[:40_000], headers=""), SourceChanged),  # the tag is gone
         (partial(0, 39_999, CONTENT[:40_000], size=102_401), SourceChanged),
         (partial(1, 40_000, CONTENT[1:40_001]), BadResponse),  # another range than asked
-        (partial(0, 40_000, CONTENT[:40_001]), BadResponse),  # more than asked
         (partial(0, 39_999, CONTENT[:40_000], promised=39_000), BadResponse),  # two lengths
         (f"{OK}ETag: \"v1\"\r\nContent-Length: 40000\r\n\r\n".encode() + CONTENT[:40_000], BadResponse),
         (b"HTTP/1.1 416 Range Not Satisfiable\r\nContent-Range: bytes */5\r\n\r\n", SourceChanged),
@@ -285,6 +297,27 @@ def test_endless_redirects_end(tmp_path):
             False,
             None,
         ),
+        (  # more than was asked for: the rest is not read
+            (partial(0, 199, CONTENT[:200]),),
+            len(CONTENT),
+            True,
+            '"v1"',
+        ),
+        (  # a range that was not asked for: a plain GET may be right
+            (partial(5, 99, CONTENT[5:100]), b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"),
+            5,
+            False,
+            None,
+        ),
+        (  # compressed though it was not asked for: the length that is stated is not the file's
+            (
+                b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s"
+                % (len(HELLO_GZ), HELLO_GZ),
+            ),
+            None,
+            False,
+            None,
+        ),
         (  # a range of a file whose size the server does not know cannot be planned
             (
                 partial(0, 99, CONTENT[:100], size="*"),
@@ -312,9 +345,10 @@ def test_the_probe_learns_size_validator_and_whether_ranges_are_honoured(answers
         "HTTP/1.1 200 OK\r\nContent-Length: -5\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999\r\n",
-        "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Encoding: gzip\r\n",
+        "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n",
+        "HTTP/1.1 200 OK\r\nNonsense\r\nContent-Length: 5\r\n",
+        # A 206 to the plain GET as well, which is asked for when the first makes no sense.
         f"{OK}Content-Range: bytes 5-9/10\r\nContent-Length: 5\r\n",  # not from the start
-        f"{OK}Content-Range: bytes 0-200/1000\r\nContent-Length: 201\r\n",  # more than asked for
         f"{OK}Content-Range: nonsense\r\nContent-Length: 5\r\n",
         "HTTP/1.1 204 No Content\r\n",
     ],

@@ -86,10 +86,17 @@ def content_length(response: requests.Response, name: str) -> int | None:
     """The body's length in bytes, or None where the head does not say it.
 
     Raises:
-        BadResponse: it is not one number.
+        BadResponse: it is not one number, or the body is framed in a way that is not undone.
     """
     value = response.headers.get("Content-Length")
-    if value is None or "chunked" in response.headers.get("Transfer-Encoding", "").lower():
+    framing = response.headers.get("Transfer-Encoding", "identity")
+    if framing.lower() == "chunked":
+        return None
+    if framing.lower() != "identity":
+        # http.client undoes exactly "chunked": the framing of anything else would be taken for the file.
+        response.close()
+        raise BadResponse(name, f"Transfer-Encoding is {_printable(framing)!r}")
+    if value is None:
         return None
     # Two equal ones in a list are one (RFC 9110, section 8.6).
     values = {item.strip() for item in value.split(",")}

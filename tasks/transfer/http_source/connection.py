@@ -8,6 +8,8 @@ the next chunk of the same origin finds a connection that is open already.
 from __future__ import annotations
 
 import contextlib
+import http.client
+import io
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HeaderParsingError
+from urllib3.util.response import assert_header_parsing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +28,8 @@ if TYPE_CHECKING:
 #: Hosts whose connections are kept, and connections kept for each; more are opened, and closed after use.
 _KEPT_HOSTS = 32
 _KEPT_CONNECTIONS = 64
+
+_INTERIM_STATUSES = frozenset({102, 103})
 
 _of_thread = threading.local()
 
@@ -44,7 +50,44 @@ def _announce(connection: HTTPConnection) -> None:
         attempt.reads_from(connection.sock)
 
 
+class _LineReader(io.BufferedReader):
+    """Remembers the last line that was read."""
+
+    last_line = b""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self.last_line = super().readline(-1 if size is None else size)
+        return self.last_line
+
+
+class _WholeHead(http.client.HTTPResponse):
+    """A response whose head was read to its end.
+
+    http.client takes the end of the connection for the end of the head, and drops the headers behind a line that is
+    none. Without its Content-Length, whatever came of the body would then pass for the whole file.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fp = self._lines = _LineReader(self.fp.detach())
+
+    def begin(self) -> None:
+        super().begin()
+        # Hints of what will be answered (RFC 9110, section 15.2): http.client knows 100 only.
+        while self.status in _INTERIM_STATUSES:
+            self.headers = None  # type: ignore[assignment]  # makes it read another head
+            super().begin()
+        if self._lines.last_line not in (b"\r\n", b"\n"):
+            raise http.client.IncompleteRead(self._lines.last_line)
+        try:
+            assert_header_parsing(self.headers)
+        except HeaderParsingError as error:
+            raise http.client.HTTPException("a line of the head is no header") from error
+
+
 class _WatchedHTTPConnection(HTTPConnection):
+    response_class = _WholeHead
+
     def connect(self) -> None:
         super().connect()
         _announce(self)
@@ -55,6 +98,8 @@ class _WatchedHTTPConnection(HTTPConnection):
 
 
 class _WatchedHTTPSConnection(HTTPSConnection):
+    response_class = _WholeHead
+
     def connect(self) -> None:
         super().connect()
         _announce(self)
