@@ -264,7 +264,7 @@ class Orchestrator:
     def check_stack(self) -> None:
         """Raise `RedisError` if the embedded Redis and worker ended under us."""
         if self._stack is not None and not self._stack.is_running:
-            raise RedisError(f"The private Redis or its worker ended. {self._stack.last_words()}".strip())
+            raise RedisError("The private Redis or its worker ended.")
 
     def _find_or_start(self, settings: Settings, overrides: Mapping[str, Any]) -> Settings:
         running = rendezvous.find()

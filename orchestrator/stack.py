@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _START_SECONDS = 15.0
+_GRACE_SECONDS = 15.0
 #: The longest path of a Unix socket is 107 bytes.
 _LONGEST_FOLDER_BYTES = 90
 
@@ -68,8 +69,11 @@ def run(
     services += worker_services(concurrency, loglevel=loglevel)
     if flower_args is not None:
         services.append(Service("flower", lambda: _start_flower(flower_args)))
+    # A child's stack ends with all its jobs: there is nobody to whom a worker could give its chunks back.
+    grace_seconds = _GRACE_SECONDS if parent_pipe is None else 0.0
+    supervisor = Supervisor(services, grace_seconds=grace_seconds, before_vital_end=_remove_unfinished)
     try:
-        return Supervisor(services, before_vital_end=_remove_unfinished).run(parent_pipe=parent_pipe)
+        return supervisor.run(parent_pipe=parent_pipe)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -121,7 +125,7 @@ class PrivateStack:
             RedisError: it does not, or it ended.
         """
         ends_seconds = time.monotonic() + _START_SECONDS
-        while not (self._folder / private_redis.SOCKET_NAME).exists():
+        while not private_redis.is_listening(self._folder):
             if self._process.poll() is not None or time.monotonic() > ends_seconds:
                 raise RedisError(f"The private Redis did not start. {self.last_words()}".strip())
             time.sleep(0.01)

@@ -102,6 +102,8 @@ class Records:
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             health_check_interval=30,
+            # Version 3 begins with HELLO, which an old Redis answers with an error that repeats the password.
+            protocol=2,
             **keepalive,
         )
         self._transition = self._redis.register_script(_TRANSITION)
@@ -130,8 +132,10 @@ class Records:
             raise RedisError(
                 f"Redis at {self._where} refused the password. Check ORCHESTRATOR_REDIS_URL."
             ) from None
-        except redis.exceptions.NoPermissionError as error:
-            raise RedisError(f"Redis at {self._where} does not permit a command: {error}.") from None
+        except redis.exceptions.NoPermissionError:
+            raise RedisError(
+                f"Redis at {self._where} does not permit a command that is needed. Check the user's ACL."
+            ) from None
         except (redis.ConnectionError, redis.TimeoutError) as error:
             cause = error.__cause__ or error.__context__
             reason = getattr(cause, "strerror", None) or "no connection"
@@ -140,7 +144,8 @@ class Records:
                 f"ORCHESTRATOR_REDIS_URL right?"
             ) from None
         except redis.RedisError as error:
-            raise RedisError(f"Redis at {self._where} failed: {error}.") from None
+            # Not its text: an error of Redis may repeat what it was sent.
+            raise RedisError(f"Redis at {self._where} failed ({type(error).__name__}).") from None
 
     # --- submitting and changing
 

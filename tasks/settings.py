@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import (
@@ -75,6 +76,10 @@ class Settings(BaseSettings):
         if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
             # Without the value: it may carry a password.
             raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
+        try:
+            urlsplit(value.get_secret_value() if value else "").port  # noqa: B018  (it is read to be checked)
+        except ValueError:
+            raise ValueError("has a port that is no number, or a host that makes no sense") from None
         return value
 
     @classmethod

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
+
 from support.cluster import Cluster, cluster
 from support.redis_server import RedisServer, redis_server
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import tomllib
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
@@ -38,6 +39,9 @@ def show(error: Exception) -> NoReturn:
         for problem in error.errors(include_url=False, include_input=False):
             name = "_".join(str(item) for item in problem["loc"])
             say_error(f"The setting ORCHESTRATOR_{name.upper()} makes no sense: {problem['msg']}.")
+        sys.exit(USAGE)
+    if isinstance(error, tomllib.TOMLDecodeError):
+        say_error(f"orchestrator.toml in this folder is not TOML: {error}.")
         sys.exit(USAGE)
     if isinstance(error, OSError):
         say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}.")

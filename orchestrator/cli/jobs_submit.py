@@ -113,6 +113,10 @@ def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet:
             )
         return exits.INTERRUPTED
     except RedisError:
-        if orchestrator.is_embedded:
-            exits.say_error("The job is lost with it; run the same command to start again.")
-        raise
+        if not orchestrator.is_embedded:
+            raise
+        exits.say_error(
+            "The private Redis or its worker ended, and the job with it. Nothing was kept; run the same command "
+            "to start again."
+        )
+        return exits.REDIS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import click
@@ -46,11 +47,27 @@ class Header(click.ParamType[tuple[str, str]]):
         return name.strip(), content.strip()
 
 
+class Seconds(click.ParamType[float]):
+    """A number of seconds above zero."""
+
+    name = "seconds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it; not every float is a time: nan never passes."""
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            seconds = math.nan
+        if not (math.isfinite(seconds) and seconds > 0):
+            self.fail(f"{str(value)[:40]!r} is not a number of seconds above zero", param, ctx)
+        return seconds
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 timeout = click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     help="Stop waiting after this; the job goes on (exit code 7). In the embedded mode it ends.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -14,7 +14,7 @@
         ├── OriginError      SourceRefused, BadResponse, BadCertificate, RedirectRefused,
         │                    NoProgress, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
-        │                    DestinationExists, DestinationBusy
+        │                    DestinationExists, DestinationIsFolder, DestinationBusy
         ├── JobUnreadable
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
@@ -339,6 +339,14 @@ class DestinationExists(VolumeError):
     def __str__(self) -> str:
         """Say that nothing was touched, and the two ways on."""
         return f"{self.path} exists already and was left as it is. Give another name with -o, or --overwrite."
+
+
+class DestinationIsFolder(VolumeError):
+    """A folder has the destination's name."""
+
+    def __str__(self) -> str:
+        """Say that nothing was touched, and the way on."""
+        return f"{self.path} is a folder and was left as it is. Give another name with -o."
 
 
 class DestinationBusy(VolumeError):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 import subprocess
 import urllib.request
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
+
 from support.cluster import COMMAND, Cluster
 from support.files import MIB
 from support.origin import origin
@@ -17,7 +19,6 @@ from support.tools import end, free_port, is_listening, need, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CONTENT = random.Random(3).randbytes(24 * MIB)
 SECRETS = ("s3cret-query", "t0ken-header", "pa55word")
@@ -76,7 +77,9 @@ def test_flower_shows_a_running_chunk_readably_and_no_secret(empty_cluster, flow
 
         def row_of_a_chunk() -> str:
             browser.get(f"{flower}/tasks?limit=100")
-            wait_until(lambda: browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr"), what="Flower's table")
+            wait_until(
+                lambda: browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr"), what="Flower's table"
+            )
             pages.append(browser.page_source)
             rows = [row.text for row in browser.find_elements(By.CSS_SELECTOR, "#tasks-table tbody tr")]
             return next((row for row in rows if "debian.iso 1/3, 8-16 MiB" in row), "")
@@ -102,14 +105,17 @@ def test_flower_shows_a_running_chunk_readably_and_no_secret(empty_cluster, flow
 def browser_links(browser: webdriver.Chrome, flower: str) -> list[str]:
     """The pages of the workers and of the broker."""
     browser.get(f"{flower}/workers")
-    wait_until(lambda: browser.find_elements(By.CSS_SELECTOR, "#workers-table tbody a"), what="workers in Flower")
-    links = [a.get_attribute("href") for a in browser.find_elements(By.CSS_SELECTOR, "#workers-table tbody a")]
+    wait_until(
+        lambda: browser.find_elements(By.CSS_SELECTOR, "#workers-table tbody a"), what="workers in Flower"
+    )
+    links = [
+        a.get_attribute("href") for a in browser.find_elements(By.CSS_SELECTOR, "#workers-table tbody a")
+    ]
     return [*links, f"{flower}/broker"]
 
 
 def test_flower_listens_on_this_machine_alone(flower):
     port = int(flower.rpartition(":")[2])
-    listening = [
-        line.split()[1] for line in open("/proc/net/tcp") if line.split()[1].endswith(f":{port:04X}") and " 0A " in line
-    ]
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    listening = [each[1] for each in sockets if each[1].endswith(f":{port:04X}") and each[3] == "0A"]
     assert listening == [f"0100007F:{port:04X}"]

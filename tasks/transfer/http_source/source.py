@@ -186,7 +186,8 @@ class Source:
         auth: object = None
         # Credentials stay with the origin they were given for; a redirect's target gets none.
         if _origin_of(url) == _origin_of(self._request.url):
-            headers.update(self._request.headers)
+            # As bytes: http.client would send text as Latin-1, or refuse it.
+            headers.update({name: value.encode() for name, value in self._request.headers.items()})
             if any(name.lower() == "authorization" for name in self._request.headers):
                 auth = _keep_authorization
             elif self._request.user is not None:

@@ -14,6 +14,7 @@ from tasks.transfer.errors import (
     BadName,
     DestinationBusy,
     DestinationExists,
+    DestinationIsFolder,
     VolumeFull,
     VolumeMissing,
     VolumeReadOnly,
@@ -83,7 +84,9 @@ class Volume:
         """Make sure that the destination may be published to; `DestinationExists` if not."""
         path = self.path_of(destination)
         with volume_errors(path):
-            if path.is_dir() or (not overwrite and os.path.lexists(path)):
+            if path.is_dir():
+                raise DestinationIsFolder(str(path))
+            if not overwrite and os.path.lexists(path):
                 raise DestinationExists(str(path))
 
     def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> None:
@@ -145,7 +148,7 @@ class Volume:
         with volume_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
-                raise DestinationExists(str(path))
+                raise DestinationIsFolder(str(path))
             # Linked first: the job's folder keeps the file until the job is known to be complete, so a
             # merge that died right after publishing can be run again.
             named = merged.with_name(f"{merged.name}.named")
