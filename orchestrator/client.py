@@ -15,7 +15,7 @@ from kombu.exceptions import OperationalError
 
 from orchestrator import planner, rendezvous
 from orchestrator.stack import PrivateStack
-from tasks.app import CHUNKS_QUEUE, CONTROL_QUEUE, PLAN_TASK, REMOVE_TASK, make_app
+from tasks.app import PLAN_TASK, QUEUES, REMOVE_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState
 from tasks.records import RedisError
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
     from tasks.records import Records
 
+_OWN_HEADERS = frozenset(
+    {
+        "accept-encoding", "connection", "content-length", "host", "if-range", "range", "te", "transfer-encoding"
+    }
+)  # fmt: skip
 #: How often a waiting client looks, changes of state aside, which it is told at once.
 _LOOK_SECONDS = 0.25
 #: How long a reply of a worker may take.
@@ -259,7 +264,7 @@ class Orchestrator:
         """The queues that a job needs and no worker serves; takes a second."""
         replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
         served = {queue["name"] for queues in replies.values() for queue in queues}
-        return {CONTROL_QUEUE, CHUNKS_QUEUE} - served
+        return set(QUEUES) - served
 
     def check_stack(self) -> None:
         """Raise `RedisError` if the embedded Redis and worker ended under us."""
@@ -317,9 +322,13 @@ def _request(url: str, headers: Mapping[str, str], user: str | None) -> SourceRe
         url = urlunsplit(parts._replace(netloc=host))
     for name, value in headers.items():
         if not name.isascii() or not name.replace("-", "a").replace("_", "a").isalnum():
-            raise BadOption(f"{name[:40]!r} is not the name of a header; give -H 'Name: value'.")
-        if any(char in value for char in "\r\n\0"):
-            raise BadOption(f"The value of the header {name} has a line break in it.")
+            raise BadOption(f"{name[:40]!a} is not the name of a header; give -H 'Name: value'.")
+        if not all(char.isprintable() or char == "\t" for char in value):
+            raise BadOption(f"The value of the header {name} has characters in it that a header cannot have.")
+        if name.lower() in _OWN_HEADERS:
+            raise BadOption(
+                f"The header {name} is this program's own; with another value parts would not join up."
+            )
     return SourceRequest(url=url, headers=dict(headers), user=user)
 
 

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import random
+import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
@@ -17,10 +19,10 @@ from tasks.app import PLAN_TASK, app
 from tasks.host import Host, host
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import JobUnreadable, NoProgress, TransferError, TransientError
+from tasks.transfer.errors import DestinationExists, JobUnreadable, NoProgress, TransientError
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest
-from tasks.transfer.merge_parts import publish_parts
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt
+from tasks.transfer.merge_parts import Merged, publish_parts
 
 if TYPE_CHECKING:
     from tasks.transfer.http_source import Probe, Source
@@ -31,20 +33,31 @@ logger = logging.getLogger(__name__)
 _PLAN_SLICE_SECONDS = 2.0
 #: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
 _BEGINNING_SECONDS = 0.5
+#: A job that no file was written for in this time, and that Redis does not know, holds no destination.
+_FORGOTTEN_SECONDS = 600.0
 
 
 @app.task(bind=True, name=PLAN_TASK, max_retries=None, ignore_result=True)
-def plan(self: Any, job_id: str, fruitless_count: int = 0) -> None:
+def plan(
+    self: Any,
+    job_id: str,
+    fruitless_count: int = 0,
+    resends: bool = False,  # noqa: FBT001, FBT002  (Celery passes the arguments of a message)
+) -> None:
     """Plan a job, or send again what an earlier plan of it still misses.
 
     Args:
         self: the task, bound.
         job_id: which job.
         fruitless_count: probes in a row that failed.
+        resends: something of a job that was sent already is missing.
     """
     here = host()
     asked = here.records.request(job_id)
-    if asked is None or not here.records.transition(job_id, JobState.PLANNING):
+    # A message that came twice must not take a job back that is on its way; one whose worker died must.
+    is_needed = resends or bool((self.request.delivery_info or {}).get("redelivered"))
+    allowed = ACTIVE_STATES if is_needed else {JobState.QUEUED, JobState.PLANNING}
+    if asked is None or not here.records.transition(job_id, JobState.PLANNING, allowed=allowed):
         logger.info("nothing to plan job=%s", job_id)
         return
     planning = _Planning(here, job_id, *asked)
@@ -61,17 +74,15 @@ def plan(self: Any, job_id: str, fruitless_count: int = 0) -> None:
         here.records.retried(job_id)
         shown = {"argsrepr": self.request.argsrepr, "kwargsrepr": self.request.kwargsrepr}
         raise self.retry(
-            args=(job_id, fruitless_count), exc=error, countdown=delay_seconds, **shown
-        ) from error
+            args=(job_id, fruitless_count, resends), exc=error, countdown=delay_seconds, **shown
+        ) from None
     except AttemptStopped as stopped:
         if stopped.reason is StopReason.JOB_ENDED:
             planning.give_up(None)
             return
         raise Reject(stopped.reason, requeue=True) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the job must not stay in `planning`, whatever happened)
         planning.give_up(error)
-        if not isinstance(error, TransferError):
-            raise
 
 
 class _Planning:
@@ -105,8 +116,7 @@ class _Planning:
             if manifest.size_bytes is None or manifest.chunks_count > 1:
                 self._write_and_send(manifest, probe)
             elif not self._take_whole(manifest, source, probe):
-                self._folder.write_manifest(manifest)
-                self._send(manifest)
+                self._write_and_send(manifest, None)
 
     def give_up(self, error: Exception | None) -> None:
         """Say why, if there is an error; without a manifest nothing is worth keeping."""
@@ -125,7 +135,7 @@ class _Planning:
         manifest = Manifest(
             job_id=self._job_id,
             generation=1,
-            plan_generation=1,
+            plan_name=secrets.token_hex(6),
             destination=destination,
             source_name=source.name,
             size_bytes=size_bytes,
@@ -143,6 +153,7 @@ class _Planning:
             spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
         )
         volume.check_space(planner.needed_bytes(size_bytes, layout, chunks_count=count, clones=clones))
+        self._host.records.start_over(self._job_id)
         self._show(manifest)
         return manifest.model_copy(update={"layout": layout})
 
@@ -171,13 +182,24 @@ class _Planning:
                     raise
                 return False
             self._host.records.chunk_done(progress(), receipts[0].brought_bytes)
-        merged = publish_parts(self._host.volume, self._folder, manifest, receipts, attempt.name)
-        outcomes.complete(self._host, manifest, merged)
+        outcomes.complete(self._host, manifest, self._publish(manifest, receipts))
         return True
 
-    def _write_and_send(self, manifest: Manifest, probe: Probe) -> None:
-        self._folder.write_manifest(manifest)
-        if manifest.honours_ranges:
+    def _publish(self, manifest: Manifest, receipts: list[Receipt]) -> Merged:
+        """Publish a file of one chunk, which another delivery of this message may be doing too."""
+        try:
+            return publish_parts(self._host.volume, self._folder, manifest, receipts)
+        except DestinationExists:
+            whole = self._folder.join(manifest, receipts)
+            if not self._host.volume.has_same_content(manifest.destination, whole):
+                raise
+            mine = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"overwrite": True})})
+            return publish_parts(self._host.volume, self._folder, mine, receipts)
+
+    def _write_and_send(self, manifest: Manifest, probe: Probe | None) -> None:
+        if not self._folder.write_first_manifest(manifest):
+            raise AttemptStopped(StopReason.JOB_ENDED)  # this message came twice, and the other was quicker
+        if probe is not None and manifest.honours_ranges:
             attempt, progress = self._host.new_attempt(self._job_id, 0)
             try:
                 with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
@@ -198,13 +220,16 @@ class _Planning:
         self._host.volume.check_destination(manifest.destination, overwrite=manifest.spec.overwrite)
         self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
         manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
-        self._folder.write_manifest(manifest)
+        # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
+        self._folder.write_manifest(manifest)
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
         # The state first: a chunk task that runs at once must find a job that is fetching.
-        if self._host.records.transition(self._job_id, JobState.FETCHING, allowed={JobState.PLANNING}):
+        if self._host.records.transition(
+            self._job_id, JobState.FETCHING, allowed={JobState.PLANNING, JobState.FETCHING}
+        ):
             dispatch.send(manifest, self._folder.missing(manifest))
 
     def _show(self, manifest: Manifest) -> None:
@@ -215,10 +240,13 @@ class _Planning:
         if manifest.size_bytes is not None:
             fields["size_bytes"] = manifest.size_bytes
         if not self._host.records.transition(
-            self._job_id, JobState.PLANNING, allowed=ACTIVE_STATES, fields=fields
+            self._job_id, JobState.PLANNING, allowed={JobState.PLANNING}, fields=fields
         ):
             raise AttemptStopped(StopReason.JOB_ENDED)
 
     def _is_active(self, job_id: str) -> bool:
         state = self._host.records.state(job_id)
-        return state is not None and (state.is_active or state is JobState.PAUSED)
+        if state is None:
+            # Unknown to this Redis: of another one on the same volume, perhaps, or long gone.
+            return self._host.volume.job(job_id).was_touched_since(time.time() - _FORGOTTEN_SECONDS)
+        return state.is_active or state is JobState.PAUSED

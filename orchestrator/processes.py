@@ -120,6 +120,7 @@ class Supervisor:
         services: list[Service],
         *,
         grace_seconds: float = 15.0,
+        after_death: Callable[[], object] = lambda: None,
         before_vital_end: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the services, how to end them, and what to do when all but the vital ones have ended.
@@ -127,10 +128,12 @@ class Supervisor:
         Args:
             services: in the order of their start.
             grace_seconds: how long they may take to end in order; 0: they are killed at once.
+            after_death: called when a service that is not vital has ended by itself.
             before_vital_end: called when all but the vital services have ended.
         """
         self._services = services
         self._grace_seconds = grace_seconds
+        self._after_death = after_death
         self._before_vital_end = before_vital_end
 
     def run(self, *, parent_pipe: int | None = None) -> int:
@@ -178,6 +181,7 @@ class Supervisor:
             service.child = None
             service.resumes_seconds = now + service.pause_seconds
             service.pause_seconds = min(service.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+            self._after_death()
 
     def _stop(self, signals: int, grace_seconds: float) -> None:
         # First what works, then what it works with: a worker gives its chunks back to Redis.

@@ -17,7 +17,7 @@ from tasks.host import Host, host
 from tasks.jobs import JobState
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import ManifestStale, NoProgress, TransientError
+from tasks.transfer.errors import ManifestStale, NoProgress, Side, TransientError
 from tasks.transfer.fetch_chunk import fetch_chunk as bring_chunk
 
 if TYPE_CHECKING:
@@ -158,7 +158,10 @@ def _retry_or_fail(
     )
     job_id, generation, number = task.request.args[:3]
     if delay_seconds is None:
-        return _fail(here, job_id, NoProgress(max(fruitless_count, 1), str(error)), manifest)
+        # What the volume is to blame for keeps its name; only an origin can be without progress.
+        is_origins = error.side is Side.ORIGIN
+        final = NoProgress(max(fruitless_count, 1), str(error)) if is_origins else error
+        return _fail(here, job_id, final, manifest)
     _tell(lambda: here.records.retried(job_id))
     logger.info(
         "chunk to be retried job=%s number=%d cause=%s seconds=%.1f",
@@ -169,7 +172,7 @@ def _retry_or_fail(
     )
     raise _again(
         task, delay_seconds, args=(job_id, generation, number, fruitless_count), cause=error
-    ) from error
+    ) from None
 
 
 def _again(

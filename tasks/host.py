@@ -6,6 +6,7 @@ import functools
 import os
 import secrets
 import socket
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,23 @@ class Host:
         """An attempt at a chunk, and what to report of it at any moment."""
         attempt = Attempt(f"{os.getpid():x}-{secrets.token_hex(6)}")
         holder = f"{self.name}/{attempt.name}"
-        return attempt, lambda: Progress(job_id, number, attempt.done_bytes, holder)
+        return attempt, lambda: Progress(
+            job_id, number, attempt.done_bytes if attempt.has_begun else None, holder
+        )
+
+
+_making = threading.Lock()
+
+
+def host() -> Host:
+    """This process's host."""
+    # functools.cache alone lets threads that ask at the same time make one each, with a watch each.
+    with _making:
+        return _only_host()
 
 
 @functools.cache
-def host() -> Host:
-    """This process's host."""
+def _only_host() -> Host:
     values = settings()
     records = records_of(values)
     return Host(

@@ -27,7 +27,7 @@ import redis
 from pydantic import SecretStr, ValidationError
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState, WorkerShare
-from tasks.transfer.errors import PermanentError, Side
+from tasks.transfer.errors import BadOption, PermanentError, Side
 from tasks.transfer.manifest import JobSpec
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Progress:
 
     job_id: str
     number: int
-    done_bytes: int
+    done_bytes: int | None  #: None: it is not known yet what earlier attempts left
     holder: str  #: ``<host>/<attempt>``, whose lease is renewed
 
 
@@ -96,7 +96,18 @@ class Records:
         redis_url = _redis_py_url(url.get_secret_value())
         # A Unix socket has no keepalive, and redis-py refuses the option there.
         keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
-        self._redis: Any = redis.Redis.from_url(
+        try:
+            self._redis: Any = self._connect(redis_url, timeout_seconds, keepalive)
+        except (TypeError, ValueError):
+            raise BadOption(
+                "ORCHESTRATOR_REDIS_URL makes no sense: its options or its host are wrong."
+            ) from None
+        self._transition = self._redis.register_script(_TRANSITION)
+        self._acquire = self._redis.register_script(_ACQUIRE)
+
+    @staticmethod
+    def _connect(redis_url: str, timeout_seconds: float, keepalive: dict[str, bool]) -> Any:
+        client = redis.Redis.from_url(
             redis_url,
             decode_responses=True,
             socket_timeout=timeout_seconds,
@@ -106,8 +117,9 @@ class Records:
             protocol=2,
             **keepalive,
         )
-        self._transition = self._redis.register_script(_TRANSITION)
-        self._acquire = self._redis.register_script(_ACQUIRE)
+        # Options of the URL that it does not know are only found out by making a connection object.
+        client.connection_pool.make_connection()
+        return client
 
     # --- Redis itself
 
@@ -253,7 +265,8 @@ class Records:
                 pipe.hget(self._key(job_id), "state")
             seconds, *states = pipe.execute()
             for report in reports:
-                pipe.hset(self._key(report.job_id, "bytes"), str(report.number), report.done_bytes)
+                if report.done_bytes is not None:
+                    pipe.hset(self._key(report.job_id, "bytes"), str(report.number), report.done_bytes)
                 # XX: a lease that was given back meanwhile must not come to life again.
                 ends_at = seconds[0] + LEASE_SECONDS
                 pipe.zadd(self._key(report.job_id, "leases"), {report.holder: ends_at}, xx=True)
@@ -264,7 +277,8 @@ class Records:
     def attempt_ended(self, progress: Progress) -> None:
         """Store how far an unfinished attempt came, and give its lease back."""
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(self._key(progress.job_id, "bytes"), str(progress.number), progress.done_bytes)
+            if progress.done_bytes is not None:
+                pipe.hset(self._key(progress.job_id, "bytes"), str(progress.number), progress.done_bytes)
             pipe.zrem(self._key(progress.job_id, "leases"), progress.holder)
             pipe.execute()
 
@@ -272,7 +286,7 @@ class Records:
         """Store that a chunk has its receipt and who brought it, and give the lease back."""
         number = str(progress.number)
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(self._key(progress.job_id, "bytes"), number, progress.done_bytes)
+            pipe.hset(self._key(progress.job_id, "bytes"), number, progress.done_bytes or 0)
             pipe.hset(self._key(progress.job_id, "shares"), number, json.dumps(dict(brought_bytes)))
             pipe.sadd(self._key(progress.job_id, "done"), number)
             pipe.zrem(self._key(progress.job_id, "leases"), progress.holder)
@@ -282,6 +296,11 @@ class Records:
         """Give a lease back that nothing was fetched with."""
         with self._translated():
             self._redis.zrem(self._key(job_id, "leases"), holder)
+
+    def start_over(self, job_id: str) -> None:
+        """Forget the progress of an earlier plan, of which nothing is left."""
+        with self._translated():
+            self._redis.delete(*(self._key(job_id, kind) for kind in ("bytes", "done", "shares")))
 
     def retried(self, job_id: str) -> None:
         """Count one retry."""
@@ -353,7 +372,8 @@ class Changes:
 
 def without_password(url: str) -> str:
     """A Redis URL as it may be shown."""
-    return re.sub(r"//[^@/]*@", "//", url).partition("?")[0]
+    # Up to the last @, wherever it is: redis-py takes a password with an @ in it.
+    return re.sub(r"//.*@", "//", url, flags=re.DOTALL).partition("?")[0]
 
 
 def _redis_py_url(url: str) -> str:
@@ -391,6 +411,9 @@ def _to_record(
     elif "finished_at" in fields:
         seconds = max(0.0, float(fields["finished_at"]) - float(fields["created_at"]))
     bytes_done = sum(map(int, counts))
+    if state is JobState.COMPLETE:
+        # A report that was on its way when the last byte came may have told less.
+        bytes_done = int(fields.get("size_bytes", bytes_done))
     try:
         return JobRecord.model_validate(
             {

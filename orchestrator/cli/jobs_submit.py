@@ -89,7 +89,7 @@ def submit(
             chunk_size_bytes=chunk_size,
             connections=connections,
             layout=layout,
-            headers=dict(headers),
+            headers=options.joined(headers),
             user=user,
             overwrite=overwrite,
             sync=not no_sync,

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -45,6 +49,15 @@ class Header(click.ParamType[tuple[str, str]]):
             # Not shown: a header may be a secret.
             self.fail("give a header as 'Name: value'", param, ctx)
         return name.strip(), content.strip()
+
+
+def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name; the values of a repeated one are a list (RFC 9110, section 5.3)."""
+    values: dict[str, str] = {}
+    for name, value in headers:
+        separator = "; " if name.lower() == "cookie" else ", "
+        values[name] = f"{values[name]}{separator}{value}" if name in values else value
+    return values
 
 
 class Seconds(click.ParamType[float]):

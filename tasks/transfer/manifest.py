@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,13 +51,14 @@ class SourceRequest(_Stored):
     @property
     def has_credentials(self) -> bool:
         """Whether it carries more than a URL without user and password."""
-        return bool(self.headers or self.user or "@" in self.url.split("/", 3)[2])
+        return bool(self.headers or self.user or "@" in urlsplit(self.url).netloc)
 
 
 class Validator(_Stored):
     """What identifies one version of the file (RFC 9110, section 8.8)."""
 
     etag: str | None = None  #: a strong entity tag with its quotes
+    weak_etag: str | None = None  #: another one proves a change, an equal one proves nothing
     last_modified: str | None = None  #: the header as sent; compared as an opaque string
 
     @property
@@ -86,7 +88,9 @@ class Manifest(_Stored):
 
     job_id: JobId
     generation: int = Field(ge=1)  #: grows with every sending; older messages are fenced off
-    plan_generation: int = Field(ge=1)  #: the generation that planned; names the folder of its parts
+    plan_name: str = Field(
+        pattern=r"^[0-9a-f]{12}$"
+    )  #: names the folder of the plan's parts; no two plans share it
     destination: str  #: relative to the volume
     source_name: str  #: the redacted URL, for messages
     size_bytes: int | None = Field(ge=0)

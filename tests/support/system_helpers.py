@@ -129,8 +129,17 @@ class Home:
     def outputs(self) -> Path:
         return self.folder / "outputs"
 
+    @property
+    def settings_file(self) -> Path:
+        return self.outputs / "orchestrator.toml"
+
     def environment(self, **variables: str) -> dict[str, str]:
-        return clean_environment(TMPDIR=str(self.tmp), XDG_RUNTIME_DIR=str(self.runtime), **variables)
+        return clean_environment(
+            TMPDIR=str(self.tmp),
+            XDG_RUNTIME_DIR=str(self.runtime),
+            ORCHESTRATOR_CONFIG=str(self.settings_file),
+            **variables,
+        )
 
     def start(self, *args: str, cwd: Path | None = None, **variables: str) -> Run:
         return start(
@@ -185,8 +194,16 @@ class Home:
     def left(self) -> list[str]:
         """Processes, temporary files, and what unfinished jobs have on the volume; nothing, when all is well."""
         processes = [_describe(process) for process in self.processes()]
-        folders = [*self.tmp.rglob("*"), *self.runtime.rglob("*"), *self.volume.rglob(".orchestrator")]
-        return processes + sorted(map(str, folders))
+        # os.walk takes it that folders vanish while it looks; rglob does not.
+        places = [
+            str(Path(folder) / name)
+            for top in (self.tmp, self.runtime, self.volume / ".orchestrator")
+            for folder, folders, files in os.walk(top)
+            for name in [*folders, *files]
+        ]
+        if (self.volume / ".orchestrator").exists():
+            places.append(".orchestrator")
+        return processes + sorted(places)
 
     def end(self) -> None:
         """End what a failed test left running, by its ids."""

@@ -262,7 +262,7 @@ def test_a_setting_that_makes_no_sense_is_named(name, value, nginx_url, one_work
 
 
 def test_a_settings_file_that_cannot_be_read_is_named(home):
-    (home.volume / "orchestrator.toml").write_text("concurrency = = 3\n")
+    home.settings_file.write_text("concurrency = = 3\n")
     assert_told(home.run("settings"), USAGE, "orchestrator.toml")
 
 

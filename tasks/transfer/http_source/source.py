@@ -79,6 +79,8 @@ class Source:
             carried, size_bytes = self._carried(response)
             if carried.start != 0 or carried.stop > wanted.stop:
                 raise self._untrusted(response, f"asked for {wanted.to_header()}, it says it sends {carried}")
+            if answers.content_length(response, self.name) not in (None, carried.length_bytes):
+                raise self._untrusted(response, f"{carried} in a body of another length")
             if size_bytes is not None:
                 identity = Identity(size_bytes, answers.validator_of(response))
                 body = Body(response, self.name, attempt, carries=carried, length_bytes=carried.length_bytes)
@@ -141,7 +143,7 @@ class Source:
         try:
             return parse_content_range(response.headers.get("Content-Range", ""))
         except ValueError as error:
-            raise self._untrusted(response, f"a 206 with Content-Range {error}") from error
+            raise self._untrusted(response, f"a 206 with Content-Range {error}") from None
 
     def _check_version(self, response: requests.Response, identity: Identity) -> None:
         planned, seen = identity.validator, answers.validator_of(response)
@@ -150,7 +152,7 @@ class Source:
         elif planned.etag is None and planned.last_modified is not None:
             changed = seen.last_modified != planned.last_modified
         else:
-            changed = False
+            changed = planned.weak_etag is not None and seen.weak_etag not in (None, planned.weak_etag)
         if changed:
             response.close()
             raise SourceChanged(self.name, str(planned), str(seen))
@@ -168,11 +170,9 @@ class Source:
             if not response.is_redirect:
                 answers.check_status(response, redact(url))
                 return response
-            target = urljoin(url, response.headers["Location"])
             # Not read: the body of a redirect may be endless.
             response.close()
-            self._check_redirect(url, target)
-            url = target
+            url = self._target_of(response, session, url)
         raise RedirectRefused(self.name, f"more than {_MOST_REDIRECTS} redirects")
 
     def _send_once(
@@ -183,16 +183,18 @@ class Source:
         headers: dict[str, str | bytes | None] = {"Accept-Encoding": "identity"}
         if wanted is not None:
             headers["Range"] = wanted.to_header()
-        auth: object = None
-        # Credentials stay with the origin they were given for; a redirect's target gets none.
+        # Credentials stay with the origin they were given for; a redirect's target gets none, of netrc neither.
+        auth: object = _leave_unsigned
         if _origin_of(url) == _origin_of(self._request.url):
             # As bytes: http.client would send text as Latin-1, or refuse it.
             headers.update({name: value.encode() for name, value in self._request.headers.items()})
             if any(name.lower() == "authorization" for name in self._request.headers):
-                auth = _keep_authorization
+                auth = _leave_unsigned
             elif self._request.user is not None:
                 name, _, password = self._request.user.partition(":")
                 auth = (name.encode(), password.encode())
+            else:
+                auth = None  # netrc, if that has an entry
 
         def get() -> requests.Response:
             return session.get(
@@ -215,14 +217,22 @@ class Source:
                     return get()
             except (requests.RequestException, OSError, ValueError, AttributeError) as error:
                 attempt.check()
-                raise answers.as_transfer_error(error, redact(url)) from error
+                # From None: the text of requests' own errors has the URL with its query, and a traceback in an
+                # event or a log would show it.
+                raise answers.as_transfer_error(error, redact(url)) from None
 
-    def _check_redirect(self, url: str, target: str) -> None:
-        scheme = urlsplit(target).scheme
+    def _target_of(self, response: requests.Response, session: requests.Session, url: str) -> str:
+        """Where a redirect leads; `RedirectRefused` if that is nowhere one may go."""
+        try:
+            target = urljoin(url, session.get_redirect_target(response) or "")
+            scheme, _ = urlsplit(target).scheme, urlsplit(target).port
+        except (ValueError, UnicodeError):
+            raise RedirectRefused(self.name, "its Location makes no sense") from None
         if scheme not in ("http", "https"):
             raise RedirectRefused(self.name, f"to the scheme {scheme!r}")
         if scheme == "http" and urlsplit(url).scheme == "https":
             raise RedirectRefused(self.name, "from https down to http")
+        return target
 
 
 def _origin_of(url: str) -> tuple[str, str | None, int | None]:
@@ -230,6 +240,6 @@ def _origin_of(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _keep_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """An auth that does nothing: without one, requests puts netrc's in place of the user's header."""
+def _leave_unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """An auth that does nothing: without one, requests takes netrc's, also in place of the user's header."""
     return request
