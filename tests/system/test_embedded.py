@@ -121,7 +121,6 @@ def test_a_killed_worker_process_is_started_again_and_nothing_is_left_in_the_end
         what="a new process in the place of the killed one",
     )
     assert download.process.poll() is None, download.stderr
-    # When the chunks of a killed process come again is the visibility timeout's business: minutes.
     download.process.terminate()
     assert download.ended() == 130, download.stderr
     assert home.left() == []
@@ -208,3 +207,24 @@ def test_its_redis_is_for_this_user_alone(download, home):
     assert listening == []
     download.interrupt()
     assert download.ended() == 130
+
+
+def test_a_job_completes_though_its_fetching_process_was_killed(nginx_url, documents, home):
+    running = home.start("submit", f"{nginx_url}/slow/large", "--connections", "16")
+    wait_until_fetching(running, home.volume)
+    home.celery_processes()[1].kill()
+    # What it held is sent again at once, not when the visibility timeout has passed.
+    assert running.ended() == 0, running.stderr
+    assert sha256_of(home.volume / "large") == documents.digests["large"]
+    assert home.left() == []
+
+
+def test_two_downloads_to_one_name_in_two_terminals_are_not_fetched_twice(nginx_url, home):
+    first = home.start("submit", f"{nginx_url}/slow/large", "-o", "one", "--connections", "4")
+    wait_until_fetching(first, home.volume)
+    second = home.run("submit", f"{nginx_url}/slow/large", "-o", "one")
+    assert second.returncode == 4
+    assert "is being downloaded by job" in second.stderr
+    first.interrupt()
+    assert first.ended() == 130
+    assert home.left() == []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import (
     BadName,
+    DestinationBlocked,
     DestinationBusy,
     DestinationExists,
     DestinationIsFolder,
@@ -87,7 +88,7 @@ class Volume:
                 raise DestinationIsFolder(str(path))
             for parent in path.parents:
                 if parent.exists() and not parent.is_dir():
-                    raise BadName(f"{destination!r} cannot be written: {parent} is not a folder.")
+                    raise DestinationBlocked(str(parent))
             if not overwrite and os.path.lexists(path):
                 raise DestinationExists(str(path))
 
