@@ -1,10 +1,6 @@
 """The submit side: submit, watch and steer jobs.
 
-from orchestrator import Orchestrator
-
-with Orchestrator() as orchestrator:
-job = orchestrator.submit("https://example.org/big.iso")
-print(job.wait().path)
+`Orchestrator` is where to begin; the readme has an example.
 """
 
 from __future__ import annotations

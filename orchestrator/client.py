@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from orchestrator import planner, rendezvous
 from orchestrator.access import Access, request_for
 from orchestrator.stack import PrivateStack
-from tasks.app import CHUNKS_QUEUE, CONTROL_QUEUE, PLAN_TASK, REMOVE_TASK, make_app
+from tasks.app import PLAN_TASK, QUEUES, REMOVE_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState
 from tasks.records import RedisError
@@ -270,12 +270,12 @@ class Orchestrator:
         """The queues that a job needs and no worker serves; takes a second."""
         replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
         served = {queue["name"] for queues in replies.values() for queue in queues}
-        return {CONTROL_QUEUE, CHUNKS_QUEUE} - served
+        return set(QUEUES) - served
 
     def check_stack(self) -> None:
         """Raise `RedisError` if the embedded Redis and worker ended under us."""
         if self._stack is not None and not self._stack.is_running:
-            raise RedisError(f"The private Redis or its worker ended. {self._stack.last_words()}".strip())
+            raise RedisError("The private Redis or its worker ended.")
 
     def _find_or_start(self, settings: Settings, overrides: Mapping[str, Any]) -> Settings:
         running = rendezvous.find()

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import random
+import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
@@ -19,17 +21,17 @@ from tasks.host import Host, NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
+    DestinationExists,
     JobUnreadable,
     NoProgress,
     PlanVoidError,
     TooLarge,
-    TransferError,
     TransientError,
     origin_of,
 )
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest
-from tasks.transfer.merge_parts import publish_parts
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt
+from tasks.transfer.merge_parts import Merged, publish_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +46,8 @@ logger = logging.getLogger(__name__)
 _PLAN_SLICE_SECONDS = 2.0
 #: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
 _BEGINNING_SECONDS = 0.5
+#: A job that no file was written for in this time, and that Redis does not know, holds no destination.
+_FORGOTTEN_SECONDS = 600.0
 _LONGEST_COUNTDOWN_SECONDS = 60.0
 _NEVER_FENCED = 2**31
 
@@ -53,8 +57,9 @@ def plan(
     self: Any,
     job_id: str,
     fruitless_count: int = 0,
+    resends: bool = False,  # noqa: FBT001, FBT002  (Celery passes the arguments of a message)
     void_generation: int | None = None,
-    as_stream: bool = False,  # noqa: FBT001, FBT002  (Celery passes arguments of messages)
+    as_stream: bool = False,  # noqa: FBT001, FBT002
 ) -> None:
     """Plan a job, or send again what an earlier plan of it still misses.
 
@@ -62,19 +67,24 @@ def plan(
         self: the task, bound.
         job_id: which job.
         fruitless_count: probes in a row that failed.
+        resends: something of a job that was sent already is missing.
         void_generation: the sending whose plan is void; nothing of that is used again. None: the plan stands.
         as_stream: the origin was seen not to honour ranges reliably.
     """
     here = host()
     asked = here.records.request(job_id)
-    if asked is None or not here.records.transition(job_id, JobState.PLANNING):
+    # A message that came twice must not take a job back that is on its way; one whose worker died must.
+    is_redelivered = bool((self.request.delivery_info or {}).get("redelivered"))
+    is_needed = resends or is_redelivered or void_generation is not None
+    allowed = ACTIVE_STATES if is_needed else {JobState.QUEUED, JobState.PLANNING}
+    if asked is None or not here.records.transition(job_id, JobState.PLANNING, allowed=allowed):
         logger.info("nothing to plan job=%s", job_id)
         return
 
     def again(delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
         shown = {"argsrepr": self.request.argsrepr, "kwargsrepr": self.request.kwargsrepr}
         retry: Exception = self.retry(
-            args=(job_id, fruitless_count, void_generation, as_stream),
+            args=(job_id, fruitless_count, resends, void_generation, as_stream),
             kwargs={},
             exc=cause,
             countdown=min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS),
@@ -97,16 +107,14 @@ def plan(
             planning.give_up(NoProgress(fruitless_count, str(error)))
             return
         here.records.retried(job_id)
-        raise again(delay_seconds, fruitless_count, error) from error
+        raise again(delay_seconds, fruitless_count, error) from None
     except AttemptStopped as stopped:
         if stopped.reason is StopReason.JOB_ENDED:
             planning.give_up(None)
             return
         raise Reject(stopped.reason, requeue=True) from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (the job must not stay in `planning`, whatever happened)
         planning.give_up(error)
-        if not isinstance(error, TransferError):
-            raise
 
 
 class _Planning:
@@ -128,13 +136,11 @@ class _Planning:
         self._host.volume.check()
         self._folder.create()
         manifest = self._folder.read_manifest()
-        if manifest is not None and void_generation is None:
-            self._send_missing(manifest)
-        elif manifest is None or manifest.generation == void_generation:
+        if manifest is None or manifest.generation == void_generation:
             self._plan(manifest, as_stream=as_stream)
         else:
-            # Many chunks find out that their plan is void; the first of them had it made anew.
-            self._restore_state()
+            # Also when the void plan has its successor: its worker may have died before it sent that.
+            self._send_missing(manifest)
 
     def _plan(self, void: Manifest | None, *, as_stream: bool) -> None:
         """Probe, decide and send; `void` is the plan that this one takes the place of, if there was one."""
@@ -155,7 +161,7 @@ class _Planning:
                     self._write(manifest, source, None, void)
                     self._send(manifest)
         finally:
-            self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=0))
+            self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
 
     def give_up(self, error: Exception | None) -> None:
         """Say why, if there is an error; without a manifest nothing is worth keeping."""
@@ -180,7 +186,7 @@ class _Planning:
         manifest = Manifest(
             job_id=self._job_id,
             generation=void.generation + 1 if void else 1,
-            plan_generation=void.generation + 1 if void else 1,
+            plan_name=secrets.token_hex(6),
             restarts_count=void.restarts_count + 1 if void else 0,
             destination=destination,
             source_name=source.name,
@@ -200,6 +206,7 @@ class _Planning:
             spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
         )
         volume.check_space(planner.needed_bytes(size_bytes, layout, chunks_count=count, clones=clones))
+        self._host.records.start_over(self._job_id)
         self._show(manifest)
         return manifest.model_copy(update={"layout": layout})
 
@@ -228,15 +235,29 @@ class _Planning:
                     raise
                 return False
             self._host.records.chunk_done(progress(), receipts[0].brought_bytes)
-        merged = publish_parts(self._host.volume, self._folder, manifest, receipts, attempt.name)
-        outcomes.complete(self._host, manifest, merged)
+        outcomes.complete(self._host, manifest, self._publish(manifest, receipts))
         return True
+
+    def _publish(self, manifest: Manifest, receipts: list[Receipt]) -> Merged:
+        """Publish a file of one chunk, which another delivery of this message may be doing too."""
+        try:
+            return publish_parts(self._host.volume, self._folder, manifest, receipts)
+        except DestinationExists:
+            whole = self._folder.join(manifest, receipts)
+            if not self._host.volume.has_same_content(manifest.destination, whole):
+                raise
+            mine = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"overwrite": True})})
+            return publish_parts(self._host.volume, self._folder, mine, receipts)
 
     def _write(self, manifest: Manifest, source: Source, probe: Probe | None, void: Manifest | None) -> None:
         """Store the plan, with the beginning of its first chunk where the probe's answer has it."""
         if void is not None:
-            self._host.records.start_over(self._job_id)
-        self._folder.write_manifest(manifest)
+            present = self._folder.read_manifest()
+            if present is None or present.generation != void.generation:
+                raise AttemptStopped(StopReason.JOB_ENDED)  # another successor of the void plan was quicker
+            self._folder.replace_plan(manifest)
+        elif not self._folder.write_first_manifest(manifest):
+            raise AttemptStopped(StopReason.JOB_ENDED)  # this message came twice, and the other was quicker
         if probe is None or not manifest.honours_ranges:
             return
         attempt, progress = self._new_attempt(source)
@@ -258,8 +279,9 @@ class _Planning:
         self._host.volume.check_destination(manifest.destination, overwrite=manifest.spec.overwrite)
         self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
         manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
-        self._folder.write_manifest(manifest)
+        # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
+        self._folder.write_manifest(manifest)
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
@@ -281,12 +303,9 @@ class _Planning:
         if manifest.size_bytes is not None:
             fields["size_bytes"] = manifest.size_bytes
         if not self._host.records.transition(
-            self._job_id, JobState.PLANNING, allowed=ACTIVE_STATES, fields=fields
+            self._job_id, JobState.PLANNING, allowed={JobState.PLANNING}, fields=fields
         ):
             raise AttemptStopped(StopReason.JOB_ENDED)
-
-    def _restore_state(self) -> None:
-        self._host.records.transition(self._job_id, JobState.FETCHING, allowed={JobState.PLANNING})
 
     def _new_attempt(self, source: Source) -> tuple[Attempt, Callable[[], Progress]]:
         # Generation: a plan is not fenced by the sendings it makes.
@@ -296,4 +315,7 @@ class _Planning:
 
     def _is_active(self, job_id: str) -> bool:
         state = self._host.records.state(job_id)
-        return state is not None and (state.is_active or state is JobState.PAUSED)
+        if state is None:
+            # Unknown to this Redis: of another one on the same volume, perhaps, or long gone.
+            return self._host.volume.job(job_id).was_touched_since(time.time() - _FORGOTTEN_SECONDS)
+        return state.is_active or state is JobState.PAUSED

@@ -50,6 +50,11 @@ def check_output(output: str) -> None:
         BadName: it is absolute, climbs out, is empty, ends in a slash or cannot be a file's name.
     """
     path = PurePosixPath(output)
+    if not output.isprintable():
+        # Control characters would reach the terminal of everyone who lists jobs; surrogates are no text.
+        raise BadName(
+            f"{output.encode('unicode_escape').decode()[:80]} has characters that cannot be printed."
+        )
     if path.is_absolute():
         raise BadName(f"{output!r} is absolute; give a name relative to the volume.")
     if ".." in path.parts:
@@ -83,7 +88,8 @@ def choose_name(output: str | None, offered_name: str | None, url: str) -> str:
 
 def _clean(name: str) -> str:
     last = name.replace("\\", "/").rpartition("/")[2]
-    cleaned = str(sanitize_filename(last, platform="universal", max_len=_MOST_NAME_BYTES)).lstrip(". ")
+    shown = "".join(char for char in last if char.isprintable())
+    cleaned = str(sanitize_filename(shown, platform="universal", max_len=_MOST_NAME_BYTES)).lstrip(". ")
     while len(cleaned.encode()) > _MOST_NAME_BYTES:
         cleaned = cleaned[:-1]
     return cleaned

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -57,6 +58,12 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
     with process.stdin as stdin:
         stdin.write(config.encode())
     return process
+
+
+def is_listening(folder: Path) -> bool:
+    """Whether the server in a folder accepts connections; its socket is there a moment before."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(folder / SOCKET_NAME)) == 0
 
 
 def find_server() -> str:

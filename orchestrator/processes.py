@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
+_SHORT_GRACE_SECONDS = 1.0
 #: A child that ran this long is no longer taken to fail at its start.
 _GOOD_RUN_SECONDS = 60.0
 
@@ -50,7 +52,13 @@ class Forked:
         self._process = multiprocessing.get_context("fork").Process(
             target=_in_child, args=(target,), name=name
         )
-        self._process.start()
+        # Blocked around the fork: a signal that comes before the child has handlers of its own would be
+        # swallowed by the parent's, and the child run on.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+        try:
+            self._process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @property
     def pid(self) -> int:
@@ -78,11 +86,12 @@ def end_with_parent() -> None:
 
 def _in_child(target: Callable[[], object]) -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+    for number in _FORWARDED:
         signal.signal(number, signal.SIG_DFL)
     # A session of its own: Ctrl-C in a terminal goes to the parent, which ends its children in order.
     os.setsid()
     end_with_parent()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
     target()
 
 
@@ -111,11 +120,20 @@ class Supervisor:
         services: list[Service],
         *,
         grace_seconds: float = 15.0,
+        after_death: Callable[[], object] = lambda: None,
         before_vital_end: Callable[[], object] = lambda: None,
     ) -> None:
-        """Take the services, and what to do when all but the vital ones have ended."""
+        """Take the services, how to end them, and what to do when all but the vital ones have ended.
+
+        Args:
+            services: in the order of their start.
+            grace_seconds: how long they may take to end in order; 0: they are killed at once.
+            after_death: called when a service that is not vital has ended by itself.
+            before_vital_end: called when all but the vital services have ended.
+        """
         self._services = services
         self._grace_seconds = grace_seconds
+        self._after_death = after_death
         self._before_vital_end = before_vital_end
 
     def run(self, *, parent_pipe: int | None = None) -> int:
@@ -128,14 +146,19 @@ class Supervisor:
             VitalServiceEnded: a service that is vital ended; the others were ended too.
         """
         with _signals_as_bytes() as signals:
+            grace_seconds = self._grace_seconds
             try:
                 while True:
                     self._keep_running()
                     number = _wait(signals, parent_pipe, seconds=0.5)
                     if number is not None:
                         return number
+            except VitalServiceEnded:
+                # The others cannot end in order without it: a worker would go on telling a Redis that is gone.
+                grace_seconds = _SHORT_GRACE_SECONDS
+                raise
             finally:
-                self._stop(signals)
+                self._stop(signals, grace_seconds)
 
     def _keep_running(self) -> None:
         now = time.monotonic()
@@ -158,29 +181,32 @@ class Supervisor:
             service.child = None
             service.resumes_seconds = now + service.pause_seconds
             service.pause_seconds = min(service.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
+            self._after_death()
 
-    def _stop(self, signals: int) -> None:
+    def _stop(self, signals: int, grace_seconds: float) -> None:
         # First what works, then what it works with: a worker gives its chunks back to Redis.
         for is_vital in (False, True):
             if is_vital:
                 self._before_vital_end()
             children = [s.child for s in self._services if s.child is not None and s.is_vital is is_vital]
-            for child in children:
-                child.terminate()
-            ends_seconds = time.monotonic() + self._grace_seconds
+            if grace_seconds > 0:
+                for child in children:
+                    child.terminate()
+            ends_seconds = time.monotonic() + grace_seconds
             while any(child.poll() is None for child in children) and time.monotonic() < ends_seconds:
                 _wait(signals, None, seconds=0.2)
             for child in children:
                 if child.poll() is None:
                     child.kill()
+            while any(child.poll() is None for child in children):
+                _wait(signals, None, seconds=0.2)
 
 
 @contextlib.contextmanager
 def _signals_as_bytes() -> Iterator[int]:
     """Within, SIGTERM, SIGINT and SIGCHLD are bytes on the file descriptor that is yielded."""
     receiver, sender = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    before = {number: signal.signal(number, lambda *_: None) for number in _FORWARDED}
     wakeup_before = signal.set_wakeup_fd(sender, warn_on_full_buffer=False)
     try:
         yield receiver

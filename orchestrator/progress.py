@@ -179,7 +179,10 @@ class Lines:
 
 
 class Silence:
-    """Shows nothing."""
+    """Shows no progress."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
 
     def __enter__(self) -> Silence:
         return self
@@ -193,4 +196,5 @@ class Silence:
         """Show nothing."""
 
     def say(self, sentence: str) -> None:
-        """Show nothing."""
+        """Write a line: what is said is no progress."""
+        self._write(sentence)

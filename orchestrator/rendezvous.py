@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import stat
 import tempfile
 from pathlib import Path
@@ -69,12 +70,17 @@ def withdraw() -> None:
 
 def find() -> Running | None:
     """The `orchestrator up` that is running, or None."""
-    if not _place().is_dir():
-        return None
+    try:
+        if not _place().is_dir():
+            return None
+    except PermissionError:
+        return None  # another user's XDG_RUNTIME_DIR, after su
     try:
         running = Running.model_validate_json((folder() / _FILE_NAME).read_bytes())
-        os.kill(running.pid, 0)
-    except (FileNotFoundError, ProcessLookupError, ValidationError):
+        # Asked, not looked up by its process id: that may be another program's by now.
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(running.redis_url.partition("://")[2])
+    except (OSError, ValidationError):
         return None
     return running
 

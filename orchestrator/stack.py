@@ -7,6 +7,7 @@ when the pipe from its parent does: also when the parent was killed.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 import subprocess
@@ -16,9 +17,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kombu import pools
+from kombu.exceptions import OperationalError
+
 from orchestrator import private_redis
 from orchestrator.processes import Service, Supervisor, end_with_parent
 from orchestrator.worker import worker_services
+from tasks.app import PLAN_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import JobState
 from tasks.records import RedisError
@@ -28,7 +33,10 @@ from tasks.transfer.volume import Volume
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+logger = logging.getLogger(__name__)
+
 _START_SECONDS = 15.0
+_GRACE_SECONDS = 15.0
 #: The longest path of a Unix socket is 107 bytes.
 _LONGEST_FOLDER_BYTES = 90
 
@@ -68,8 +76,13 @@ def run(
     services += worker_services(concurrency, loglevel=loglevel)
     if flower_args is not None:
         services.append(Service("flower", lambda: _start_flower(flower_args)))
+    # A child's stack ends with all its jobs: there is nobody to whom a worker could give its chunks back.
+    grace_seconds = _GRACE_SECONDS if parent_pipe is None else 0.0
+    supervisor = Supervisor(
+        services, grace_seconds=grace_seconds, after_death=_send_again, before_vital_end=_remove_unfinished
+    )
     try:
-        return Supervisor(services, before_vital_end=_remove_unfinished).run(parent_pipe=parent_pipe)
+        return supervisor.run(parent_pipe=parent_pipe)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -81,6 +94,31 @@ def _start_flower(args: list[str]) -> subprocess.Popen[bytes]:
         start_new_session=True,
         preexec_fn=end_with_parent,  # noqa: PLW1509  (this process has one thread)
     )
+
+
+def _send_again() -> None:
+    """Send again what a worker process that died may have held; else that would rest until the visibility timeout.
+
+    Right only where one worker serves Redis: what the other process holds is then sent a second time, and harmless.
+    """
+    values = settings()
+    records, app = records_of(values), make_app(values)
+    try:
+        for record in records.list():
+            if record.state.is_active:
+                app.send_task(
+                    PLAN_TASK,
+                    args=(record.job_id, 0, True),
+                    argsrepr=f"({record.job_id}, again)",
+                    kwargsrepr="{}",
+                )
+    except (RedisError, OperationalError) as error:
+        logger.warning("nothing sent again error=%s", type(error).__name__)
+    finally:
+        # Closed: the process that is forked next must not share a connection.
+        records.close()
+        app.close()
+        pools.reset()
 
 
 def _remove_unfinished() -> None:
@@ -121,7 +159,7 @@ class PrivateStack:
             RedisError: it does not, or it ended.
         """
         ends_seconds = time.monotonic() + _START_SECONDS
-        while not (self._folder / private_redis.SOCKET_NAME).exists():
+        while not private_redis.is_listening(self._folder):
             if self._process.poll() is not None or time.monotonic() > ends_seconds:
                 raise RedisError(f"The private Redis did not start. {self.last_words()}".strip())
             time.sleep(0.01)

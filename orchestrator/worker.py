@@ -7,6 +7,7 @@ somebody's chunks.
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from orchestrator.processes import Forked, Service
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Plans and merges at a time. They are short, or wait for the disk.
 _CONTROL_SLOTS = 4
+#: How long a process may take to end. What it had not acknowledged by then is delivered again.
+_LAST_SECONDS = 12.0
 
 
 def worker_services(
@@ -43,11 +46,22 @@ def worker_services(
     return services
 
 
+def _end_soon(**_: object) -> None:
+    """End the process even if Celery's own end does not come: it may wait for a Redis that is gone for good."""
+    timer = threading.Timer(_LAST_SECONDS, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+
+
 def _service(
     name: str, queues: Sequence[str], slots: int, celery_args: Sequence[str], loglevel: str
 ) -> Service:
     def run() -> None:
+        from celery.signals import worker_shutting_down
+
         from tasks.app import app
+
+        worker_shutting_down.connect(_end_soon, weak=False)
 
         # Two workers of one name confuse Flower and each other's control commands.
         node = f"--hostname={name}-{os.getpid()}@%h"

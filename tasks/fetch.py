@@ -23,6 +23,7 @@ from tasks.transfer.errors import (
     OriginUnreachable,
     PlanVoidError,
     RangesRefused,
+    Side,
     SourceChanged,
     TransientError,
 )
@@ -127,7 +128,8 @@ class _Delivery:
             source = self._host.source(manifest.sealed_request)
             folder = self._host.volume.job(self._job_id)
             receipt = bring_chunk(source, folder, manifest, chunk, attempt, self._host.name)
-        attempt.done_bytes = receipt.length_bytes
+        if not attempt.has_begun:
+            attempt.begin_at(receipt.length_bytes)  # an earlier attempt left the receipt
         _tell(lambda: self._host.records.chunk_done(progress(), receipt.brought_bytes))
         logger.info(
             "chunk fetched job=%s number=%d bytes=%d seconds=%.2f",
@@ -224,7 +226,9 @@ class _Delivery:
             fruitless_count, retry_after_seconds=retry_after_seconds, uniform=random.uniform
         )
         if delay_seconds is None:
-            return self.fail(NoProgress(max(fruitless_count, 1), str(error)))
+            # What the volume is to blame for keeps its name; only an origin can be without progress.
+            is_origins = error.side is Side.ORIGIN
+            return self.fail(NoProgress(max(fruitless_count, 1), str(error)) if is_origins else error)
         if retry_after_seconds is not None and manifest is not None:
             wait_seconds = retry_after_seconds
             _tell(lambda: self._host.records.cool_down(manifest.origin, wait_seconds))
@@ -236,7 +240,7 @@ class _Delivery:
             error.code,
             delay_seconds,
         )
-        raise self._again(min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from error
+        raise self._again(min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from None
 
     def _was_crowded_out(self, error: Exception) -> bool:
         """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""

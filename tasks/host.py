@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import socket
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,9 @@ class Host:
         """An attempt at a chunk, and what to report of it at any moment."""
         attempt = Attempt(f"{os.getpid():x}-{secrets.token_hex(6)}")
         holder = f"{self.name}/{attempt.name}"
-        return attempt, lambda: Progress(job_id, number, generation, attempt.done_bytes, holder, origin)
+        return attempt, lambda: Progress(
+            job_id, number, generation, attempt.done_bytes if attempt.has_begun else None, holder, origin
+        )
 
     def take_lease(self, progress: Progress, spec: JobSpec, *, is_stream: bool = False) -> JobState | None:
         """Take a lease on one of an origin's connections.
@@ -98,9 +101,18 @@ class Host:
         return lease.state
 
 
-@functools.cache
+_making = threading.Lock()
+
+
 def host() -> Host:
     """This process's host."""
+    # functools.cache alone lets threads that ask at the same time make one each, with a watch each.
+    with _making:
+        return _only_host()
+
+
+@functools.cache
+def _only_host() -> Host:
     values = settings()
     records = records_of(values)
     return Host(

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
-from tasks.transfer.errors import TransferError
+from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.merge_parts import Incomplete
 from tasks.transfer.merge_parts import merge_parts as merge
 
 logger = logging.getLogger(__name__)
 
 
-@app.task(bind=True, name=MERGE_TASK, ignore_result=True)
-def merge_parts(self: Any, job_id: str, generation: int) -> None:
+@app.task(name=MERGE_TASK, ignore_result=True)
+def merge_parts(job_id: str, generation: int) -> None:
     """Chord body: merge what the volume proves to be there, in order; send again what is missing.
 
     Args:
-        self: the task, bound.
         job_id: whose parts.
         generation: the sending it belongs to; an older one than the manifest's is fenced off.
     """
@@ -32,19 +30,21 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
         return
     # Not from `planning`: the plan that these parts belong to may be void.
     if not here.records.transition(job_id, JobState.MERGING, allowed={JobState.FETCHING, JobState.MERGING}):
-        if here.records.state(job_id) is JobState.CANCELLED:
-            outcomes.remove(here, job_id, manifest.destination)
+        outcomes.remove_if_cancelled(here, job_id, manifest.destination)
         return
     try:
-        result = merge(here.volume, manifest, self.request.id)
-    except Exception as error:
+        result = merge(
+            here.volume, manifest, may_publish=lambda: here.records.state(job_id) is JobState.MERGING
+        )
+    except AttemptStopped:
+        outcomes.remove_if_cancelled(here, job_id, manifest.destination)
+        return
+    except Exception as error:  # noqa: BLE001  (the job must not stay in `merging`, whatever happened)
         outcomes.fail(here, job_id, error, manifest.destination)
-        if not isinstance(error, TransferError):
-            raise
         return
     if isinstance(result, Incomplete):
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
-        app.send_task(PLAN_TASK, args=(job_id,), argsrepr=f"({job_id}: {len(result.chunks)} missing)")
+        app.send_task(PLAN_TASK, args=(job_id, 0, True), argsrepr=f"({job_id}: {len(result.chunks)} missing)")
         return
     outcomes.complete(here, manifest, result)
 
@@ -53,7 +53,5 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
 def remove_job(job_id: str) -> None:
     """Remove the parts of a cancelled job."""
     here = host()
-    if here.records.state(job_id) is not JobState.CANCELLED:
-        return
     manifest = here.volume.job(job_id).read_manifest()
-    outcomes.remove(here, job_id, manifest.destination if manifest else None)
+    outcomes.remove_if_cancelled(here, job_id, manifest.destination if manifest else None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobError, JobState
@@ -45,7 +46,9 @@ def fail(host: Host, job_id: str, error: Exception, destination: str | None) -> 
             code="InternalError",
             message=f"A bug in Manyhands ({type(error).__name__}); the worker's log has the details.",
         )
-        logger.error("job failed by a bug job=%s", job_id, exc_info=error)
+        # Where, not what: the text of the exceptions behind it may carry a URL with its query.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        logger.error("job failed by a bug job=%s kind=%s\n%s", job_id, type(error).__name__, where)
     host.records.fail(job_id, shown)
     if destination is not None:
         host.volume.release(destination, job_id)
@@ -56,3 +59,9 @@ def remove(host: Host, job_id: str, destination: str | None) -> None:
     if destination is not None:
         host.volume.release(destination, job_id)
     host.volume.job(job_id).remove()
+
+
+def remove_if_cancelled(host: Host, job_id: str, destination: str | None) -> None:
+    """Remove what a cancelled job has on the volume; another job keeps what it has."""
+    if host.records.state(job_id) is JobState.CANCELLED:
+        remove(host, job_id, destination)

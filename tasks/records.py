@@ -30,7 +30,7 @@ import redis
 from pydantic import SecretStr, ValidationError
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState, WorkerShare
-from tasks.transfer.errors import PermanentError, Side
+from tasks.transfer.errors import BadOption, PermanentError, Side
 from tasks.transfer.manifest import JobSpec
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Progress:
     job_id: str
     number: int
     generation: int  #: of the sending that the attempt belongs to
-    done_bytes: int
+    done_bytes: int | None  #: None: it is not known yet what earlier attempts left
     holder: str  #: ``<host>/<attempt>``, whose lease is renewed
     origin: str  #: scheme, host and port, whose connection it is
 
@@ -138,17 +138,31 @@ class Records:
         redis_url = _redis_py_url(url.get_secret_value())
         # A Unix socket has no keepalive, and redis-py refuses the option there.
         keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
-        self._redis: Any = redis.Redis.from_url(
+        try:
+            self._redis: Any = self._connect(redis_url, timeout_seconds, keepalive)
+        except (TypeError, ValueError):
+            raise BadOption(
+                "ORCHESTRATOR_REDIS_URL makes no sense: its options or its host are wrong."
+            ) from None
+        self._transition = self._redis.register_script(_TRANSITION)
+        self._acquire = self._redis.register_script(_ACQUIRE)
+        self._refused = self._redis.register_script(_REFUSED)
+
+    @staticmethod
+    def _connect(redis_url: str, timeout_seconds: float, keepalive: dict[str, bool]) -> Any:
+        client = redis.Redis.from_url(
             redis_url,
             decode_responses=True,
             socket_timeout=timeout_seconds,
             socket_connect_timeout=timeout_seconds,
             health_check_interval=30,
+            # Version 3 begins with HELLO, which an old Redis answers with an error that repeats the password.
+            protocol=2,
             **keepalive,
         )
-        self._transition = self._redis.register_script(_TRANSITION)
-        self._acquire = self._redis.register_script(_ACQUIRE)
-        self._refused = self._redis.register_script(_REFUSED)
+        # Options of the URL that it does not know are only found out by making a connection object.
+        client.connection_pool.make_connection()
+        return client
 
     # --- Redis itself
 
@@ -173,8 +187,10 @@ class Records:
             raise RedisError(
                 f"Redis at {self._where} refused the password. Check ORCHESTRATOR_REDIS_URL."
             ) from None
-        except redis.exceptions.NoPermissionError as error:
-            raise RedisError(f"Redis at {self._where} does not permit a command: {error}.") from None
+        except redis.exceptions.NoPermissionError:
+            raise RedisError(
+                f"Redis at {self._where} does not permit a command that is needed. Check the user's ACL."
+            ) from None
         except (redis.ConnectionError, redis.TimeoutError) as error:
             cause = error.__cause__ or error.__context__
             reason = getattr(cause, "strerror", None) or "no connection"
@@ -183,7 +199,8 @@ class Records:
                 f"ORCHESTRATOR_REDIS_URL right?"
             ) from None
         except redis.RedisError as error:
-            raise RedisError(f"Redis at {self._where} failed: {error}.") from None
+            # Not its text: an error of Redis may repeat what it was sent.
+            raise RedisError(f"Redis at {self._where} failed ({type(error).__name__}).") from None
 
     # --- submitting and changing
 
@@ -318,7 +335,8 @@ class Records:
                 pipe.hmget(self._key(job_id), "state", "generation")
             seconds, *standings = pipe.execute()
             for report in reports:
-                pipe.hset(self._key(report.job_id, "bytes"), str(report.number), report.done_bytes)
+                if report.done_bytes is not None:
+                    pipe.hset(self._key(report.job_id, "bytes"), str(report.number), report.done_bytes)
                 for leases in self._leases_of(report):
                     # XX: a lease that was given back meanwhile must not come to life again.
                     pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
@@ -332,7 +350,7 @@ class Records:
     def attempt_ended(self, progress: Progress) -> None:
         """Store how far an unfinished attempt came, and give its lease back."""
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
-            if progress.done_bytes:
+            if progress.done_bytes is not None:
                 pipe.hset(self._key(progress.job_id, "bytes"), str(progress.number), progress.done_bytes)
             for leases in self._leases_of(progress):
                 pipe.zrem(leases, progress.holder)
@@ -342,7 +360,7 @@ class Records:
         """Store that a chunk has its receipt and who brought it, and give the lease back."""
         number = str(progress.number)
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hset(self._key(progress.job_id, "bytes"), number, progress.done_bytes)
+            pipe.hset(self._key(progress.job_id, "bytes"), number, progress.done_bytes or 0)
             pipe.hset(self._key(progress.job_id, "shares"), number, json.dumps(dict(brought_bytes)))
             pipe.sadd(self._key(progress.job_id, "done"), number)
             for leases in self._leases_of(progress):
@@ -355,7 +373,7 @@ class Records:
             self._redis.hincrby(self._key(job_id), "retries_count", 1)
 
     def start_over(self, job_id: str) -> None:
-        """Forget the progress of a plan that is void."""
+        """Forget the progress of an earlier plan, of which nothing is left."""
         with self._translated():
             self._redis.delete(*(self._key(job_id, kind) for kind in ("bytes", "done", "shares")))
 
@@ -430,7 +448,8 @@ class Changes:
 
 def without_password(url: str) -> str:
     """A Redis URL as it may be shown."""
-    return re.sub(r"//[^@/]*@", "//", url).partition("?")[0]
+    # Up to the last @, wherever it is: redis-py takes a password with an @ in it.
+    return re.sub(r"//.*@", "//", url, flags=re.DOTALL).partition("?")[0]
 
 
 def _redis_py_url(url: str) -> str:
@@ -468,6 +487,9 @@ def _to_record(
     elif "finished_at" in fields:
         seconds = max(0.0, float(fields["finished_at"]) - float(fields["created_at"]))
     bytes_done = sum(map(int, counts))
+    if state is JobState.COMPLETE:
+        # A report that was on its way when the last byte came may have told less.
+        bytes_done = int(fields.get("size_bytes", bytes_done))
     try:
         return JobRecord.model_validate(
             {

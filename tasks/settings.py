@@ -1,4 +1,4 @@
-"""Settings: environment variables ``ORCHESTRATOR_...`` first, then ``orchestrator.toml``, then the defaults.
+"""Settings: environment variables ``ORCHESTRATOR_...`` first, then the settings file, then the defaults.
 
 Each field is one variable; its description is what ``orchestrator settings`` shows.
 """
@@ -6,7 +6,9 @@ Each field is one variable; its description is what ``orchestrator settings`` sh
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import (
@@ -18,7 +20,20 @@ from pydantic_settings import (
 )
 
 ENV_PREFIX = "ORCHESTRATOR_"
-TOML_FILE = "orchestrator.toml"
+
+
+def settings_file() -> Path:
+    """Where the settings file is: ``ORCHESTRATOR_CONFIG``, else ``~/.config/manyhands/orchestrator.toml``.
+
+    Never the present folder: downloads go there, under names that servers choose, and a planted file could have
+    the next job, with its credentials, sent to somebody else's Redis.
+    """
+    named = os.environ.get(f"{ENV_PREFIX}CONFIG")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CONFIG_HOME")
+    return (Path(base) if base else Path.home() / ".config") / "manyhands" / "orchestrator.toml"
+
 
 _REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
@@ -33,7 +48,7 @@ class Settings(BaseSettings):
     """All settings, validated."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, toml_file=TOML_FILE, extra="ignore", frozen=True, env_ignore_empty=True
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, allow_inf_nan=False
     )
 
     redis_url: SecretStr | None = Field(
@@ -55,12 +70,12 @@ class Settings(BaseSettings):
     origins: dict[str, OriginLimits] = Field(
         {}, description="limits of single origins, by scheme, host and port"
     )
-    connect_timeout_seconds: float = Field(10.0, gt=0, description="one connect")
-    read_timeout_seconds: float = Field(30.0, gt=0, description="one read")
+    connect_timeout_seconds: float = Field(10.0, gt=0, le=600, description="one connect")
+    read_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="one read")
     low_speed_bytes_per_second: float = Field(
         1000.0, ge=0, description="a connection slower than this is dropped; 0: never"
     )
-    low_speed_seconds: float = Field(30.0, gt=0, description="the window of the low-speed limit")
+    low_speed_seconds: float = Field(30.0, gt=0, le=3600, description="the window of the low-speed limit")
     time_slice_seconds: float = Field(
         60.0, gt=0, description="how long a chunk task may hold a worker's slot"
     )
@@ -68,9 +83,9 @@ class Settings(BaseSettings):
     fruitless_attempts: int = Field(8, ge=1, description="attempts in a row without a new byte")
     probe_attempts: int = Field(3, ge=1, description="attempts at the first request of a job")
     backoff_cap_seconds: float = Field(30.0, gt=0, le=60, description="the longest backoff")
-    max_wait_seconds: float = Field(120.0, ge=0, description="the longest Retry-After that is obeyed")
+    max_wait_seconds: float = Field(120.0, ge=0, le=120, description="the longest Retry-After that is obeyed")
 
-    redis_timeout_seconds: float = Field(10.0, gt=0, description="one call of Redis")
+    redis_timeout_seconds: float = Field(10.0, gt=0, le=300, description="one call of Redis")
     visibility_timeout_seconds: int = Field(
         900, ge=120, le=900, description="after this a message that no worker acknowledged is sent again"
     )
@@ -87,6 +102,10 @@ class Settings(BaseSettings):
         if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
             # Without the value: it may carry a password.
             raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
+        try:
+            urlsplit(value.get_secret_value() if value else "").port  # noqa: B018  (it is read to be checked)
+        except ValueError:
+            raise ValueError("has a port that is no number, or a host that makes no sense") from None
         return value
 
     @classmethod
@@ -99,7 +118,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then the environment, then the file; no .env file is read behind the user's back."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, settings_file())
 
 
 @functools.cache
@@ -111,13 +130,13 @@ def settings() -> Settings:
 def origins() -> dict[str, str]:
     """Where each setting came from: the variable's name, the file's name, or ``default``."""
     from_env = EnvSettingsSource(Settings)()
-    from_file = TomlConfigSettingsSource(Settings)()
+    from_file = TomlConfigSettingsSource(Settings, settings_file())()
     places = {}
     for name in Settings.model_fields:
         if name in from_env:
             places[name] = f"{ENV_PREFIX}{name.upper()}"
         elif name in from_file:
-            places[name] = TOML_FILE
+            places[name] = str(settings_file())
         else:
             places[name] = "default"
     return places

@@ -109,7 +109,11 @@ class Watch:
     def _run(self, tick_seconds: float) -> None:
         while True:
             time.sleep(tick_seconds)
-            self.tick()
+            try:
+                self.tick()
+            except Exception:
+                # Without the watch no lease is renewed, no slice ends and no cancel is heard.
+                logger.exception("watch stumbled")
 
     def tick(self) -> None:
         """Look once at all attempts."""

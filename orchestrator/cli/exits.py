@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+import tomllib
 import traceback
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,6 +30,7 @@ def show(error: Exception) -> NoReturn:
     """Tell an error in a sentence on stderr and end with its code; a bug is told with its traceback."""
     from pydantic import ValidationError
 
+    from tasks.settings import settings_file
     from tasks.transfer.errors import TransferError
 
     if isinstance(error, TransferError):
@@ -38,6 +40,9 @@ def show(error: Exception) -> NoReturn:
         for problem in error.errors(include_url=False, include_input=False):
             name = "_".join(str(item) for item in problem["loc"])
             say_error(f"The setting ORCHESTRATOR_{name.upper()} makes no sense: {problem['msg']}.")
+        sys.exit(USAGE)
+    if isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
+        say_error(f"The settings file {settings_file()} is not TOML in UTF-8: {error}.")
         sys.exit(USAGE)
     if isinstance(error, OSError):
         say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}.")

@@ -133,7 +133,7 @@ def _access(given: dict[str, Any]) -> Access:
     if user is not None and ":" not in user and sys.stdin.isatty():
         user = f"{user}:{click.prompt('Password', hide_input=True, err=True)}"
     return Access(
-        headers=dict(given["headers"]),
+        headers=options.joined(given["headers"]),
         user=user,
         uses_digest=given["digest"],
         cookie_file=given["cookies"],
@@ -160,6 +160,10 @@ def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet:
             )
         return exits.INTERRUPTED
     except RedisError:
-        if orchestrator.is_embedded:
-            exits.say_error("The job is lost with it; run the same command to start again.")
-        raise
+        if not orchestrator.is_embedded:
+            raise
+        exits.say_error(
+            "The private Redis or its worker ended, and the job with it. Nothing was kept; run the same command "
+            "to start again."
+        )
+        return exits.REDIS

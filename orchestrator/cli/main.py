@@ -121,9 +121,5 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("interrupted", err=True)
         sys.exit(exits.INTERRUPTED)
-    except BrokenPipeError:
-        # `orchestrator list | head`: nobody reads on, which is no error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(exits.COMPLETE)
     except Exception as error:  # noqa: BLE001  (told apart below; a bug keeps its traceback)
         exits.show(error)

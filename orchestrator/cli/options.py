@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -46,11 +51,36 @@ class Header(click.ParamType[tuple[str, str]]):
         return name.strip(), content.strip()
 
 
+def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Headers by name; the values of a repeated one are a list (RFC 9110, section 5.3)."""
+    values: dict[str, str] = {}
+    for name, value in headers:
+        separator = "; " if name.lower() == "cookie" else ", "
+        values[name] = f"{values[name]}{separator}{value}" if name in values else value
+    return values
+
+
+class Seconds(click.ParamType[float]):
+    """A number of seconds above zero."""
+
+    name = "seconds"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it; not every float is a time: nan never passes."""
+        try:
+            seconds = float(str(value))
+        except ValueError:
+            seconds = math.nan
+        if not (math.isfinite(seconds) and seconds > 0):
+            self.fail(f"{str(value)[:40]!r} is not a number of seconds above zero", param, ctx)
+        return seconds
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 timeout = click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Seconds(),
     help="Stop waiting after this; the job goes on (exit code 7). In the embedded mode it ends.",
 )
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -95,8 +96,14 @@ def _display(*, quiet: bool) -> Display:
 
     from orchestrator.progress import Bar, Lines, Silence
 
-    if quiet:
-        return Silence()
+    if quiet or sys.stderr is None:
+        return Silence(_write)
     if sys.stderr.isatty():
         return Bar(Console(stderr=True))
-    return Lines(lambda line: click.echo(line, err=True))
+    return Lines(_write)
+
+
+def _write(line: str) -> None:
+    # A log that is full or closed is no reason to end a download.
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(line, err=True)

@@ -39,6 +39,7 @@ class Attempt:
         self.name = name  #: unique to the attempt, for temporary names and leases
         self.done_bytes = 0  #: bytes of the part that are written, what earlier attempts left included
         self.resumed_bytes = 0  #: of these, what earlier attempts left
+        self.has_begun = False  #: whether it is known what earlier attempts left
         self.stopped_by: AttemptStopped | TransientError | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
@@ -51,6 +52,7 @@ class Attempt:
     def begin_at(self, done_bytes: int) -> None:
         """Count from what earlier attempts left."""
         self.done_bytes = self.resumed_bytes = done_bytes
+        self.has_begun = True
 
     def reads_from(self, connection: socket.socket | None) -> None:
         """Tell the watcher which connection to shut down; `AttemptStopped` if it was stopped before."""
@@ -74,12 +76,11 @@ class Attempt:
         with self._lock:
             if self.stopped_by is None:
                 self.stopped_by = cause
-            connection = self._socket
-        if connection is not None:
-            # The plain socket's shutdown: SSLSocket's own drops the TLS layer, and a reader in
-            # another thread would then be handed ciphertext as if it were the file.
-            with contextlib.suppress(OSError):
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+            if self._socket is not None:
+                # The plain socket's shutdown: SSLSocket's own drops the TLS layer, and a reader in
+                # another thread would then be handed ciphertext as if it were the file.
+                with contextlib.suppress(OSError):
+                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def check(self) -> None:
         """Raise what it was stopped by, if it was stopped."""

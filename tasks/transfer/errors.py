@@ -14,7 +14,7 @@
         ├── OriginError      SourceRefused, BadResponse, BadCertificate, RedirectRefused,
         │                    NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
-        │                    DestinationExists, DestinationBusy
+        │                    DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
         ├── JobUnreadable
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
@@ -339,7 +339,7 @@ class VolumeFull(VolumeError):
         """Say how much space is needed and what to run next."""
         return (
             f"The volume {self.path} is full: {self.needed_bytes} bytes are needed, {self.free_bytes} are free. "
-            f"Make space, then run: orchestrator resume JOB"
+            f"Make space, then resume the job (orchestrator resume), or submit it again."
         )
 
 
@@ -352,7 +352,10 @@ class VolumeFailed(VolumeError):
 
     def __str__(self) -> str:
         """Say what failed and what to run next."""
-        return f"{self.path}: {self.reason}. Mend the volume, then run: orchestrator resume JOB"
+        return (
+            f"{self.path}: {self.reason}. Mend the volume, then resume the job (orchestrator resume), or submit "
+            f"it again."
+        )
 
 
 class DestinationExists(VolumeError):
@@ -361,6 +364,22 @@ class DestinationExists(VolumeError):
     def __str__(self) -> str:
         """Say that nothing was touched, and the two ways on."""
         return f"{self.path} exists already and was left as it is. Give another name with -o, or --overwrite."
+
+
+class DestinationIsFolder(VolumeError):
+    """A folder has the destination's name."""
+
+    def __str__(self) -> str:
+        """Say that nothing was touched, and the way on."""
+        return f"{self.path} is a folder and was left as it is. Give another name with -o."
+
+
+class DestinationBlocked(VolumeError):
+    """Something that is no folder stands where the destination's folder would be."""
+
+    def __str__(self) -> str:
+        """Say what is in the way, and the way on."""
+        return f"{self.path} is not a folder and was left as it is. Give another name with -o."
 
 
 class DestinationBusy(VolumeError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -78,7 +79,7 @@ class SourceRequest(_Stored):
             or self.user
             or self.cookies
             or self.client_certificate
-            or any("@" in url.split("/", 3)[2] for url in (self.url, self.proxy) if url and "//" in url)
+            or any("@" in urlsplit(url).netloc for url in (self.url, self.proxy) if url)
         )
 
 
@@ -86,6 +87,7 @@ class Validator(_Stored):
     """What identifies one version of the file (RFC 9110, section 8.8)."""
 
     etag: str | None = None  #: a strong entity tag with its quotes
+    weak_etag: str | None = None  #: another one proves a change, an equal one proves nothing
     last_modified: str | None = None  #: the header as sent; compared as an opaque string
 
     @property
@@ -115,7 +117,9 @@ class Manifest(_Stored):
 
     job_id: JobId
     generation: int = Field(ge=1)  #: grows with every sending; older messages are fenced off
-    plan_generation: int = Field(ge=1)  #: the generation that planned; names the folder of its parts
+    plan_name: str = Field(
+        pattern=r"^[0-9a-f]{12}$"
+    )  #: names the folder of the plan's parts; no two plans share it
     destination: str  #: relative to the volume
     source_name: str  #: the redacted URL, for messages
     size_bytes: int | None = Field(ge=0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import combine_crc32c, sha256
 from tasks.transfer.errors import DigestMismatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tasks.transfer.manifest import Chunk, Manifest, Receipt
@@ -23,7 +25,6 @@ class Merged:
     size_bytes: int
     crc32c: int
     sha256: str | None  #: only where it was asked for
-    brought_bytes: dict[str, int]  #: by worker host
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +34,15 @@ class Incomplete:
     chunks: list[Chunk]
 
 
-def merge_parts(volume: Volume, manifest: Manifest, attempt_name: str) -> Merged | Incomplete:
+def merge_parts(
+    volume: Volume, manifest: Manifest, *, may_publish: Callable[[], bool] = lambda: True
+) -> Merged | Incomplete:
     """Merge what the volume proves to be there; what a chord's count says is not asked.
 
     Args:
         volume: where the parts are.
         manifest: the plan.
-        attempt_name: unique to this attempt, for a temporary name.
+        may_publish: asked right before the file becomes visible: a job may be cancelled while parts are joined.
 
     Returns:
         The published file, or the chunks that have no receipt; then nothing was changed.
@@ -47,6 +50,7 @@ def merge_parts(volume: Volume, manifest: Manifest, attempt_name: str) -> Merged
     Raises:
         DigestMismatch: the file is not the one asked for; it was not published.
         VolumeError: the volume failed; the parts are kept.
+        AttemptStopped: it may not be published any more.
     """
     folder = volume.job(manifest.job_id)
     receipts: list[Receipt] = []
@@ -59,30 +63,38 @@ def merge_parts(volume: Volume, manifest: Manifest, attempt_name: str) -> Merged
             receipts.append(receipt)
     if missing:
         return Incomplete(missing)
-    return publish_parts(volume, folder, manifest, receipts, attempt_name)
+    return publish_parts(volume, folder, manifest, receipts, may_publish=may_publish)
 
 
 def publish_parts(
-    volume: Volume, folder: JobFolder, manifest: Manifest, receipts: list[Receipt], attempt_name: str
+    volume: Volume,
+    folder: JobFolder,
+    manifest: Manifest,
+    receipts: list[Receipt],
+    *,
+    may_publish: Callable[[], bool] = lambda: True,
 ) -> Merged:
     """Join, check and publish parts whose receipts are all there, in order; errors as for `merge_parts`."""
-    whole = folder.join(manifest, receipts, attempt_name)
-    digest = _check_digest(folder, whole, manifest)
-    if manifest.spec.sync:
-        folder.sync_file(whole)
-    path = volume.publish(
-        whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
-    )
-    brought: dict[str, int] = {}
-    for receipt in receipts:
-        for worker, count_bytes in receipt.brought_bytes.items():
-            brought[worker] = brought.get(worker, 0) + count_bytes
+    size_bytes = sum(receipt.length_bytes for receipt in receipts)
+    path = volume.path_of(manifest.destination)
+    digest = manifest.spec.sha256
+    # A merge that died right after publishing is run again, and finds its file under both names.
+    if folder.name_of_published(manifest, path) is None:
+        whole = folder.join(manifest, receipts)
+        folder.check_size(whole, size_bytes)
+        digest = _check_digest(folder, whole, manifest)
+        if manifest.spec.sync:
+            folder.sync_file(whole)
+        if not may_publish():
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        volume.publish(
+            whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
+        )
     return Merged(
         path=path,
-        size_bytes=sum(receipt.length_bytes for receipt in receipts),
+        size_bytes=size_bytes,
         crc32c=combine_crc32c((receipt.crc32c, receipt.length_bytes) for receipt in receipts),
         sha256=digest,
-        brought_bytes=brought,
     )
 
 

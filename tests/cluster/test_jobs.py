@@ -82,6 +82,7 @@ def test_a_chunk_is_readable_in_the_events_and_its_url_is_not(one_worker, served
     # At least: a chunk whose connection is refused beside others waits for one, which is no retry in the record.
     assert len(gathered.of("task-retried", FETCH)) >= 1
     assert record.retries_count <= 1
+    # Tracebacks of retries are in the events too, and requests' own errors carry the query.
     everything = str(gathered.events) + one_worker.log()
     for secret in ("s3cret", "t0ken"):
         assert secret not in everything
@@ -277,3 +278,49 @@ def test_celery_runs_the_app_without_our_worker_command(empty_cluster, served):
         assert is_right(empty_cluster)
     finally:
         end(worker)
+
+
+def test_an_unreachable_origins_query_is_in_no_event(one_worker):
+    with gather_events(one_worker) as gathered, one_worker.orchestrator() as orchestrator:
+        with pytest.raises(JobEndedBadly, match="connection refused"):
+            orchestrator.submit("http://127.0.0.1:1/x?sig=s3cret").wait(60)
+        wait_until(lambda: gathered.of("task-retried", "orchestrator.plan"), what="a retry")
+    assert "s3cret" not in str(gathered.events) + one_worker.log()
+
+
+def test_two_plans_at_once_never_mix_two_versions(one_worker, served):
+    with one_worker.orchestrator() as orchestrator:
+        celery = orchestrator._celery()
+        for turn in range(6):
+            served.etag, served.content = '"v1"', CONTENT
+            job = orchestrator.submit(served.url, f"{turn}.bin", chunk_size_bytes=8 * MIB)
+            for _ in range(3):
+                celery.send_task("orchestrator.plan", args=(job.job_id,), ignore_result=True)
+            served.etag, served.content = '"v2"', CONTENT[::-1]
+            record = ended(job)
+            published = one_worker.volume / f"{turn}.bin"
+            if record.state is JobState.COMPLETE:
+                assert published.read_bytes() in (CONTENT, CONTENT[::-1])
+            else:
+                assert record.error.code == "SourceChanged", one_worker.log()
+                assert not published.exists()
+
+
+def ended(job):
+    """The record of a job at its end, whatever that is."""
+    try:
+        return job.wait(60)
+    except JobEndedBadly as error:
+        return error.record
+
+
+def test_a_small_file_that_is_planned_several_times_at_once_is_complete(one_worker):
+    with origin(CONTENT[:100_000]) as small, one_worker.orchestrator() as orchestrator:
+        celery = orchestrator._celery()
+        for turn in range(10):
+            job = orchestrator.submit(small.url, f"{turn}.bin")
+            for _ in range(3):
+                celery.send_task("orchestrator.plan", args=(job.job_id,), ignore_result=True)
+            job.wait(60)
+            assert (one_worker.volume / f"{turn}.bin").read_bytes() == CONTENT[:100_000]
+    wait_until_clean(one_worker.volume)

@@ -14,7 +14,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import psutil
 import pytest
@@ -25,13 +25,10 @@ from support.tools import wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: nginx: each connection to /slow/... brings 1 MiB a second, so that there is time to break something.
-SLOW = "location /slow/ {{ limit_rate 1m; alias {documents}/; }}"
-
 
 def slow(documents: Path) -> str:
-    """The part of nginx's configuration that serves `documents` slowly under /slow/."""
-    return SLOW.format(documents=documents)
+    """nginx: each connection to /slow/... brings 3 MiB a second, so that there is time to break something."""
+    return f"location /slow/ {{ limit_rate 3m; alias {documents}/; }}"
 
 
 @dataclass
@@ -132,8 +129,17 @@ class Home:
     def outputs(self) -> Path:
         return self.folder / "outputs"
 
+    @property
+    def settings_file(self) -> Path:
+        return self.outputs / "orchestrator.toml"
+
     def environment(self, **variables: str) -> dict[str, str]:
-        return clean_environment(TMPDIR=str(self.tmp), XDG_RUNTIME_DIR=str(self.runtime), **variables)
+        return clean_environment(
+            TMPDIR=str(self.tmp),
+            XDG_RUNTIME_DIR=str(self.runtime),
+            ORCHESTRATOR_CONFIG=str(self.settings_file),
+            **variables,
+        )
 
     def start(self, *args: str, cwd: Path | None = None, **variables: str) -> Run:
         return start(
@@ -188,8 +194,16 @@ class Home:
     def left(self) -> list[str]:
         """Processes, temporary files, and what unfinished jobs have on the volume; nothing, when all is well."""
         processes = [_describe(process) for process in self.processes()]
-        folders = [*self.tmp.rglob("*"), *self.runtime.rglob("*"), *self.volume.rglob(".orchestrator")]
-        return processes + sorted(map(str, folders))
+        # os.walk takes it that folders vanish while it looks; rglob does not.
+        places = [
+            str(Path(folder) / name)
+            for top in (self.tmp, self.runtime, self.volume / ".orchestrator")
+            for folder, folders, files in os.walk(top)
+            for name in [*folders, *files]
+        ]
+        if (self.volume / ".orchestrator").exists():
+            places.append(".orchestrator")
+        return processes + sorted(places)
 
     def end(self) -> None:
         """End what a failed test left running, by its ids."""
@@ -254,36 +268,41 @@ def tmpfs(folder: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def _read_command(file: object) -> bytes | None:
-    """The name of the next RESP command on a connection."""
+def _read_command(file: BinaryIO) -> list[str] | None:
+    """The next RESP command on a connection; None at its end."""
     line = file.readline()
     if not line.startswith(b"*"):
         return None
     words = []
     for _ in range(int(line[1:])):
         length = int(file.readline()[1:])
-        words.append(file.read(length + 2)[:-2])
-    return words[0].upper()
+        words.append(file.read(length + 2)[:-2].decode())
+    return words
 
 
 @contextmanager
-def impostor_redis(info: str | None) -> Iterator[str]:
-    """What is not quite a Redis: knows INFO alone, and says this; None: accepts, and never says a word.
+def impostor_redis(info: str | None) -> Iterator[int]:
+    """What is not quite a Redis: knows AUTH, PING and INFO alone, and says this; None: accepts, and never says a word.
 
-    Yields its URL.
+    Yields its port.
     """
     listening = socket.create_server(("127.0.0.1", 0))
     connections: list[socket.socket] = []
 
+    def answer(command: str, args: list[str]) -> str:
+        if command in ("AUTH", "PING"):
+            return "+OK\r\n" if command == "AUTH" else "+PONG\r\n"
+        if command == "INFO":
+            return f"${len(info or '')}\r\n{info}\r\n"
+        # As Redis 5 has it: HELLO carries the password in its arguments.
+        shown = "".join(f"`{arg}`, " for arg in args)
+        return f"-ERR unknown command `{command}`, with args beginning with: {shown}\r\n"
+
     def serve(connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), connection.makefile("rb") as file:
-            while (command := _read_command(file)) is not None:
-                if info is None:
-                    continue
-                if command == b"INFO":
-                    connection.sendall(f"${len(info)}\r\n{info}\r\n".encode())
-                else:
-                    connection.sendall(b"-ERR unknown command\r\n")
+            while (words := _read_command(file)) is not None:
+                if info is not None:
+                    connection.sendall(answer(words[0].upper(), words[1:]).encode())
 
     def accept() -> None:
         with contextlib.suppress(OSError):
@@ -294,7 +313,7 @@ def impostor_redis(info: str | None) -> Iterator[str]:
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield f"redis://127.0.0.1:{listening.getsockname()[1]}/0"
+        yield int(listening.getsockname()[1])
     finally:
         for each in (listening, *connections):
             with contextlib.suppress(OSError):

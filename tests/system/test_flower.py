@@ -12,6 +12,7 @@ import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 
+from orchestrator.access import Access
 from support.cluster import COMMAND, Cluster
 from support.files import MIB
 from support.origin import origin
@@ -68,8 +69,7 @@ def test_flower_shows_a_running_chunk_readably_and_no_secret(empty_cluster, flow
             f"{served.url}?sig=s3cret-query",
             "debian.iso",
             chunk_size_bytes=8 * MIB,
-            headers={"X-Token": "t0ken-header"},
-            user="me:pa55word",
+            access=Access(headers={"X-Token": "t0ken-header"}, user="me:pa55word"),
         )
         wait_until(lambda: job.status().connections_count == 3, what="three connections")
 
@@ -116,9 +116,6 @@ def browser_links(browser: webdriver.Chrome, flower: str) -> list[str]:
 
 def test_flower_listens_on_this_machine_alone(flower):
     port = int(flower.rpartition(":")[2])
-    listening = [
-        line.split()[1]
-        for line in Path("/proc/net/tcp").read_text().splitlines()
-        if line.split()[1].endswith(f":{port:04X}") and " 0A " in line
-    ]
+    sockets = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()]
+    listening = [each[1] for each in sockets if each[1].endswith(f":{port:04X}") and each[3] == "0A"]
     assert listening == [f"0100007F:{port:04X}"]

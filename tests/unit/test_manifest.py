@@ -9,7 +9,7 @@ def manifest(**changes):
     fields = {
         "job_id": "0123456789ab",
         "generation": 1,
-        "plan_generation": 1,
+        "plan_name": "0123456789ab",
         "destination": "x.iso",
         "source_name": "http://h/x.iso",
         "size_bytes": 10,

@@ -43,7 +43,7 @@ class Bench:
         self.manifest = Manifest(
             job_id=JOB,
             generation=1,
-            plan_generation=1,
+            plan_name="0123456789ab",
             destination="file.bin",
             source_name=self.source.name,
             size_bytes=len(CONTENT),
@@ -57,7 +57,7 @@ class Bench:
         )
         self.folder = self.volume.job(JOB)
         self.folder.create()
-        self.folder.write_manifest(self.manifest)
+        assert self.folder.write_first_manifest(self.manifest)
         self._count = 0
 
     def fetch(self, number, attempt=None):
@@ -68,7 +68,7 @@ class Bench:
         )
 
     def content(self):
-        merged = merge_parts(self.volume, self.manifest, "m1")
+        merged = merge_parts(self.volume, self.manifest)
         assert isinstance(merged, Merged)
         return merged.path.read_bytes()
 
@@ -349,6 +349,7 @@ def test_the_probe_learns_size_validator_and_whether_ranges_are_honoured(answers
         "HTTP/1.1 200 OK\r\nNonsense\r\nContent-Length: 5\r\n",
         # A 206 to the plain GET as well, which is asked for when the first makes no sense.
         f"{OK}Content-Range: bytes 5-9/10\r\nContent-Length: 5\r\n",  # not from the start
+        f"{OK}Content-Range: bytes 0-4/5\r\nContent-Length: 5\r\nContent-Encoding: gzip\r\n",
         f"{OK}Content-Range: nonsense\r\nContent-Length: 5\r\n",
         "HTTP/1.1 204 No Content\r\n",
     ],
@@ -388,3 +389,110 @@ def test_a_stream_without_ranges_starts_over_and_is_whole(tmp_path):
         bench.fetch(0)
         assert server.requests[1].range is None
         assert bench.content() == CONTENT
+
+
+def test_a_merge_that_is_run_again_never_writes_to_the_published_file(tmp_path):
+    with scripted_server(file_answer(CONTENT)) as server:
+        bench = Bench(tmp_path, server.url)
+        for number in range(3):
+            bench.fetch(number)
+        assert bench.content() == CONTENT
+        published = tmp_path / "file.bin"
+        before = published.stat()
+        assert bench.content() == CONTENT  # not DestinationExists: it is this job's own file
+        after = published.stat()
+        assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_receipts_do_not_outlive_the_shared_file(tmp_path):
+    with scripted_server(file_answer(CONTENT)) as server:
+        bench = Bench(tmp_path, server.url, layout=LayoutName.SHARED)
+        bench.fetch(0)
+        (shared,) = bench.folder.path.glob("plan-*/shared")
+        shared.unlink()
+        bench.folder.write_manifest(bench.manifest.model_copy(update={"generation": 2}))
+        assert len(bench.folder.missing(bench.manifest)) == 3
+
+
+def test_a_job_has_one_first_manifest(tmp_path):
+    with scripted_server(file_answer(CONTENT)) as server:
+        bench = Bench(tmp_path, server.url)
+        other = bench.manifest.model_copy(update={"validator": Validator(etag='"v2"')})
+        assert not bench.folder.write_first_manifest(other)
+        assert bench.folder.read_manifest() == bench.manifest
+
+
+def test_a_stream_that_fails_leaves_no_copy_of_what_it_had(tmp_path):
+    whole = f"HTTP/1.1 200 OK\r\nContent-Length: {len(CONTENT)}\r\n\r\n".encode()
+    with scripted_server(whole + CONTENT[:50_000]) as server:
+        bench = Bench(tmp_path, server.url, honours_ranges=False, validator=Validator())
+        for _ in range(3):
+            with pytest.raises((ResponseTruncated, OriginUnreachable)):
+                bench.fetch(0)
+        (folder,) = bench.folder.path.glob("plan-*")
+        assert list(folder.iterdir()) == []
+
+
+def test_an_attempt_that_is_killed_does_not_lose_what_earlier_ones_had(tmp_path):
+    def breaks(request):
+        first, last = request.range
+        request.send(partial(first, last, CONTENT[first : first + 9_000]))
+
+    with scripted_server(breaks, file_answer(CONTENT)) as server:
+        bench = Bench(tmp_path, server.url)
+        with pytest.raises((ResponseTruncated, OriginUnreachable)):
+            bench.fetch(0)
+        # Killed: it took over and never came to save anything.
+        bench.folder.open_part(bench.manifest, bench.manifest.chunk(0), "killed")
+        bench.fetch(0)
+        assert server.requests[1].range == (9_000, 39_999)
+
+
+def test_a_slow_line_brings_its_bytes_in_small_reads():
+    attempt = Attempt("slow")
+
+    def drip(request):
+        request.send(partial(0, 39_999, b""))
+        for offset in range(0, 40_000, 4_000):
+            request.send(CONTENT[offset : offset + 4_000])
+            arrived.wait(0.05)
+
+    arrived = threading.Event()
+    with scripted_server(drip) as server:
+        probe = Source(SourceRequest(url=server.url), LIMITS).probe(40_000, attempt)
+        with probe.body as body:
+            blocks = list(body.blocks())
+    assert b"".join(blocks) == CONTENT[:40_000]
+    assert max(map(len, blocks)) <= 32_768
+
+
+@pytest.mark.parametrize(
+    "location",
+    ["http://h:99999/", "http://h:abc/x", "http://[::1/x"],
+)
+def test_a_redirect_to_nowhere_is_refused(tmp_path, location):
+    answer = f"HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+    with scripted_server(answer) as server, pytest.raises((RedirectRefused, BadResponse)):
+        Bench(tmp_path, server.url).fetch(0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "attachment; filename*=undefined''abc",
+        "x; filename*=idna''a..b",
+        "x; filename*=raw_unicode_escape''%5Cud800",
+    ],
+)
+def test_a_name_that_cannot_be_decoded_breaks_nothing(value):
+    answer = f"HTTP/1.1 200 OK\r\nContent-Disposition: {value}\r\nContent-Length: 5\r\n\r\nhello".encode()
+    with scripted_server(answer) as server:
+        probe = Source(SourceRequest(url=server.url), LIMITS).probe(100, Attempt("p"))
+        with probe.body:
+            assert probe.offered_name is None or probe.offered_name.encode()
+
+
+def test_another_weak_tag_is_another_version(tmp_path):
+    answer = partial(0, 39_999, CONTENT[:40_000], headers='ETag: W/"v2"\r\n')
+    with scripted_server(answer) as server, pytest.raises(SourceChanged):
+        Bench(tmp_path, server.url, validator=Validator(weak_etag='W/"v1"')).fetch(0)

@@ -49,7 +49,7 @@ def proxies_of(request: SourceRequest) -> dict[str, str] | None:
 def auth_of(request: SourceRequest) -> AuthBase | None:
     """What signs a request to the URL's own origin; None: netrc, if that has an entry."""
     if any(name.lower() == "authorization" for name in request.headers):
-        return _Unchanged()
+        return UNSIGNED
     if request.user is None:
         return None
     name, _, password = request.user.partition(":")
@@ -60,10 +60,14 @@ def auth_of(request: SourceRequest) -> AuthBase | None:
 
 
 class _Unchanged(AuthBase):
-    """Leaves the request as it is: without an auth, requests puts netrc's in place of the user's header."""
+    """Leaves the request as it is: without an auth, requests takes netrc's, also in place of the user's header."""
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         return request
+
+
+#: For a request that netrc has no say in: one with a header of the user's, or to another origin.
+UNSIGNED: AuthBase = _Unchanged()
 
 
 @functools.lru_cache(maxsize=64)

@@ -79,7 +79,11 @@ def validator_of(response: requests.Response) -> Validator:
     etag = response.headers.get("ETag", "").strip()
     # A weak tag (W/"...") says that two versions are alike, not that their bytes are the same.
     strong = len(etag) > 1 and etag.startswith('"') and etag.endswith('"')
-    return Validator(etag=etag if strong else None, last_modified=response.headers.get("Last-Modified"))
+    return Validator(
+        etag=etag if strong else None,
+        weak_etag=etag if etag.startswith('W/"') else None,
+        last_modified=response.headers.get("Last-Modified"),
+    )
 
 
 def content_length(response: requests.Response, name: str) -> int | None:
@@ -134,7 +138,11 @@ def offered_name(response: requests.Response) -> str | None:
         return None
     message = email.message.Message()
     message["Content-Disposition"] = value
-    return message.get_filename() or None
+    try:
+        name = message.get_filename()
+    except (ValueError, LookupError):  # charsets of RFC 8187 that are none, or do not fit
+        return None
+    return (name or "").encode("utf-8", "ignore").decode() or None
 
 
 def broke_before_answer(error: requests.ConnectionError) -> bool:
@@ -150,6 +158,8 @@ def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PL
     """What an exception of requests means here. Its own text is not used: it carries the URL's query."""
     if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema):
         return BadURL(f"{name} is not a URL that can be asked for.")
+    if isinstance(error, ValueError) and not isinstance(error, requests.RequestException):
+        return BadResponse(name, "its head makes no sense")
     if isinstance(error, requests.exceptions.SSLError):
         certificate = _find(error, ssl.SSLCertVerificationError)
         if certificate is not None:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 #: The read size adapts between these: a large one costs fewer system calls, a small one loses less when
 #: the connection breaks, for what a read had gathered by then is gone.
-_LEAST_READ_BYTES = 16 * 1024
-_FIRST_READ_BYTES = 128 * 1024
+_LEAST_READ_BYTES = 4 * 1024
+_FIRST_READ_BYTES = 16 * 1024
 _MOST_READ_BYTES = 1024 * 1024
 _QUICK_READ_SECONDS = 0.05
 _SLOW_READ_SECONDS = 0.5
@@ -109,7 +109,9 @@ class Body:
             return
         if received_bytes < self.length_bytes:
             raise ResponseTruncated(self._url, self.length_bytes, received_bytes)
-        # Also what gives the connection back: the end is only seen by reading past it.
+        # The read past the end is what gives the connection back: to another attempt, perhaps, which must not
+        # be cut off with this one.
+        self._attempt.let_go()
         if self._read(1, received_bytes):
             raise BadResponse(self._url, f"the body goes on after the {self.length_bytes} bytes it promised")
 
@@ -118,16 +120,16 @@ class Body:
         try:
             # Without decoding, as a rule: a range counts the bytes as sent.
             data: bytes = self._response.raw.read(wanted_bytes, decode_content=self._decodes)
-        except urllib3.exceptions.ReadTimeoutError as error:
+        except urllib3.exceptions.ReadTimeoutError:
             self._attempt.check()
-            raise OriginUnreachable(self._url, "no byte came within the read timeout") from error
-        except urllib3.exceptions.IncompleteRead as error:
+            raise OriginUnreachable(self._url, "no byte came within the read timeout") from None
+        except urllib3.exceptions.IncompleteRead:
             self._attempt.check()
-            raise ResponseTruncated(self._url, self.length_bytes or 0, received_bytes) from error
+            raise ResponseTruncated(self._url, self.length_bytes or 0, received_bytes) from None
         except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
             # ValueError, AttributeError: what http.client raises when its socket is shut down under it.
             self._attempt.check()
-            raise OriginUnreachable(self._url, f"the connection broke ({type(error).__name__})") from error
+            raise OriginUnreachable(self._url, f"the connection broke ({type(error).__name__})") from None
         # A read that was cut off by a stop returns short, like an end of the body.
         if len(data) < wanted_bytes:
             self._attempt.check()

@@ -39,7 +39,10 @@ class Identity:
         if planned.etag is not None:
             # The tag is gone; the date is what is left to go by.
             return same_date and not self.is_strict
-        return planned.last_modified is None or same_date
+        if planned.last_modified is not None:
+            return same_date
+        # An equal weak tag proves nothing, another one proves a change.
+        return planned.weak_etag is None or seen.weak_etag in (None, planned.weak_etag)
 
     def __str__(self) -> str:
         return f"{self.validator}, {self.size_bytes} bytes"

@@ -173,7 +173,7 @@ class Source:
         try:
             carried, size_bytes = parse_content_range(response.headers.get("Content-Range", ""))
         except ValueError as error:
-            raise self._untrusted(response, f"a 206 with Content-Range {error}") from error
+            raise self._untrusted(response, f"a 206 with Content-Range {error}") from None
         if not identity.is_same(answers.validator_of(response), size_bytes):
             raise self._changed(response, identity)
         length_bytes = answers.content_length(response, self.name)
@@ -229,11 +229,9 @@ class Source:
             if not response.is_redirect:
                 answers.check_status(response, redact(url))
                 return response
-            target = urljoin(url, response.headers["Location"])
             # Not read: the body of a redirect may be endless.
             response.close()
-            self._check_redirect(url, target)
-            url = target
+            url = self._target_of(response, url)
         raise RedirectRefused(self.name, f"more than {_MOST_REDIRECTS} redirects")
 
     def _send_once(
@@ -246,17 +244,21 @@ class Source:
         # Credentials stay with the origin they were given for; a redirect's target gets none.
         may_sign = is_own or self._request.trusts_redirects
         if may_sign:
-            headers.update(self._request.headers)
+            # As bytes: http.client would send text as Latin-1, or refuse it.
+            headers.update({name: value.encode() for name, value in self._request.headers.items()})
         if wanted is not None:
             headers["Range"] = wanted.to_header()
         if if_range is not None:
             headers["If-Range"] = if_range
+        auth = self._auth if may_sign else None
+        if auth is None and not is_own:
+            auth = access.UNSIGNED
 
         def get() -> requests.Response:
             return self._session.get(
                 url,
                 headers=headers,
-                auth=self._auth if may_sign else None,
+                auth=auth,
                 stream=True,
                 allow_redirects=False,
                 timeout=(self._limits.connect_timeout_seconds, self._limits.read_timeout_seconds),
@@ -275,11 +277,19 @@ class Source:
                     return get()
             except (requests.RequestException, OSError, ValueError, AttributeError) as error:
                 attempt.check()
-                raise answers.as_transfer_error(error, redact(url)) from error
+                # From None: the text of requests' own errors has the URL with its query, and a traceback in an
+                # event or a log would show it.
+                raise answers.as_transfer_error(error, redact(url)) from None
 
-    def _check_redirect(self, url: str, target: str) -> None:
-        scheme = urlsplit(target).scheme
+    def _target_of(self, response: requests.Response, url: str) -> str:
+        """Where a redirect leads; `RedirectRefused` if that is nowhere one may go."""
+        try:
+            target = urljoin(url, self._session.get_redirect_target(response) or "")
+            scheme, _ = urlsplit(target).scheme, urlsplit(target).port
+        except (ValueError, UnicodeError):
+            raise RedirectRefused(self.name, "its Location makes no sense") from None
         if scheme not in ("http", "https"):
             raise RedirectRefused(self.name, f"to the scheme {scheme!r}")
         if scheme == "http" and urlsplit(url).scheme == "https" and not self._request.allows_downgrade:
             raise RedirectRefused(self.name, "from https down to http; --allow-downgrade would follow it")
+        return target

@@ -3,7 +3,7 @@
     <volume>/.orchestrator/            mode 0700
         reserved/<hash>                which unfinished job writes to a destination
         <job_id>/manifest.json
-        <job_id>/plan-<generation>/    the parts of one plan, their checkpoints and receipts
+        <job_id>/plan-<name>/    the parts of one plan, their checkpoints and receipts
     <volume>/<destination>             appears by one rename, complete and checked
 
 No file is locked: locks silently do nothing on some shared filesystems. What two processes could

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+#: What filesystems without hard links answer to link().
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _MISSING = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR})
@@ -62,6 +64,30 @@ def write_whole(path: Path, text: str, *, sync: bool) -> None:
         raise
     if sync:
         sync_folder(path.parent)
+
+
+def write_first(path: Path, text: str, *, sync: bool) -> bool:
+    """Write a small file, whole or not at all, unless there is one; False then. One of several writers wins."""
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.first")
+    write_whole(temporary, text, sync=sync)
+    try:
+        path.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # Without hard links: an exclusive create picks the winner, who then replaces it by the whole.
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        except FileExistsError:
+            return False
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if sync:
+        sync_folder(path.parent)
+    return True
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:

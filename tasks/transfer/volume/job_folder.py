@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 from typing import TYPE_CHECKING
 
+from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import LayoutName, Manifest, Receipt
-from tasks.transfer.volume.files import volume_errors, write_whole
+from tasks.transfer.volume.files import volume_errors, write_first, write_whole
 from tasks.transfer.volume.joining import join
 from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, read_receipt
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from tasks.transfer.manifest import Chunk
 
 _READ_BYTES = 1024 * 1024
+_REMOVED = "removed."
 
 
 class JobFolder:
@@ -44,23 +47,45 @@ class JobFolder:
             return Manifest.model_validate_json((self.path / "manifest.json").read_bytes())
         return None
 
-    def write_manifest(self, manifest: Manifest) -> None:
-        """Store the manifest and make its plan's folder; parts of other plans are removed."""
+    def write_first_manifest(self, manifest: Manifest) -> bool:
+        """Store a job's first manifest and make its plan's folder.
+
+        Returns:
+            False if there is a manifest already: a second plan of the job, at the same time, was quicker. Its
+            parts may be of another version of the file, so there must be one plan.
+        """
         self.make_plan_folder(manifest)
-        folder = self._plan_folder(manifest)
+        with volume_errors(self.path):
+            return write_first(
+                self.path / "manifest.json", manifest.model_dump_json(), sync=manifest.spec.sync
+            )
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Replace the manifest by a later one of the same plan."""
+        self.make_plan_folder(manifest)
         with volume_errors(self.path):
             write_whole(self.path / "manifest.json", manifest.model_dump_json(), sync=manifest.spec.sync)
-        for other in self.path.glob("plan-*"):
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
+
+    def replace_plan(self, manifest: Manifest) -> None:
+        """Replace the manifest by that of another plan, and remove the parts of the plans before it."""
+        self.write_manifest(manifest)
+        kept = self._plan_folder(manifest)
+        for folder in self.path.glob("plan-*"):
+            if folder != kept:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def make_plan_folder(self, manifest: Manifest) -> None:
         """Make the folder that the plan's parts go to; harmless if it is there."""
         folder = self._plan_folder(manifest)
         with volume_errors(self.path):
             folder.mkdir(mode=0o700, exist_ok=True)
-            if manifest.layout is LayoutName.SHARED:
-                self._make_shared_file(folder / SHARED_FILE_NAME, manifest.size_bytes or 0)
+            shared = folder / SHARED_FILE_NAME
+            if manifest.layout is LayoutName.SHARED and not shared.exists():
+                # Receipts of a file that is gone would vouch for the zeros of a new one.
+                for pattern in ("*.receipt", "*.checkpoint"):
+                    for stale in folder.glob(pattern):
+                        stale.unlink()
+                self._make_shared_file(shared, manifest.size_bytes or 0)
 
     def open_part(self, manifest: Manifest, chunk: Chunk, attempt_name: str) -> PartWriter:
         """Open a part for writing, where its last checkpoint ends."""
@@ -78,7 +103,17 @@ class JobFolder:
         """The chunks without a receipt, in order."""
         return [chunk for chunk in manifest.chunks() if self.receipt(manifest, chunk) is None]
 
-    def join(self, manifest: Manifest, receipts: list[Receipt], attempt_name: str) -> Path:
+    def name_of_published(self, manifest: Manifest, published: Path) -> Path | None:
+        """The name that a published file still has in the plan's folder, if it was published from there."""
+        with volume_errors(self.path):
+            if not published.exists():
+                return None
+            for path in self._plan_folder(manifest).iterdir():
+                if path.samefile(published):
+                    return path
+        return None
+
+    def join(self, manifest: Manifest, receipts: list[Receipt]) -> Path:
         """Join the parts in order.
 
         Returns:
@@ -91,7 +126,7 @@ class JobFolder:
                 return folder / SHARED_FILE_NAME
             if len(receipts) == 1:
                 return folder / receipts[0].file_name
-            merged = folder / f"merged.{attempt_name}"
+            merged = folder / f"merged.{secrets.token_hex(6)}"
             join([(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts], merged)
             return merged
 
@@ -100,6 +135,12 @@ class JobFolder:
         with volume_errors(path), path.open("rb", buffering=0) as file:
             while block := file.read(_READ_BYTES):
                 yield block
+
+    def check_size(self, path: Path, size_bytes: int) -> None:
+        """Make sure that a file is as long as its receipts say; `VolumeFailed` if not."""
+        with volume_errors(path):
+            if path.stat().st_size != size_bytes:
+                raise VolumeFailed(str(path), f"it is not as long as its receipts say, {size_bytes} bytes")
 
     def sync_file(self, path: Path) -> None:
         """Put a file's data on disk."""
@@ -110,19 +151,26 @@ class JobFolder:
             finally:
                 os.close(fd)
 
+    def was_touched_since(self, time_seconds: float) -> bool:
+        """Whether a file of the job was written after a moment, in seconds since the epoch."""
+        try:
+            return any(path.stat().st_mtime > time_seconds for path in (self.path, *self.path.rglob("*")))
+        except OSError:
+            return False
+
     def remove(self) -> None:
         """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
-        for _ in range(3):
-            # An attempt that ends late may add a file while the folder is being emptied.
-            shutil.rmtree(self.path, ignore_errors=True)
-            if not self.path.exists():
-                break
+        # Renamed first: half removed, receipts might outlive the parts that they vouch for.
+        with contextlib.suppress(OSError):
+            self.path.rename(self.path.with_name(f"{_REMOVED}{self.path.name}.{secrets.token_hex(4)}"))
+        for removed in self.path.parent.glob(f"{_REMOVED}*"):
+            shutil.rmtree(removed, ignore_errors=True)
         for parent in (self.path.parent / "reserved", self.path.parent):
             with contextlib.suppress(OSError):
                 parent.rmdir()
 
     def _plan_folder(self, manifest: Manifest) -> Path:
-        return self.path / f"plan-{manifest.plan_generation}"
+        return self.path / f"plan-{manifest.plan_name}"
 
     @staticmethod
     def _make_shared_file(path: Path, size_bytes: int) -> None:

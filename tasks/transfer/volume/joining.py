@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import secrets
 import struct
 from typing import TYPE_CHECKING
 
@@ -25,7 +26,8 @@ _COPY_BYTES = 4 * 1024 * 1024
 def join(parts: Iterable[tuple[Path, int]], target: Path) -> None:
     """Write the parts, each given with its length in bytes, one after the other into a new `target`."""
     offset = 0
-    out = os.open(target, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    # O_EXCL: an older merge's file may have been published under a second name, and must not be written again.
+    out = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         for path, length_bytes in parts:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -40,7 +42,9 @@ def join(parts: Iterable[tuple[Path, int]], target: Path) -> None:
 
 def can_clone(folder: Path) -> bool:
     """Whether the filesystem at `folder` shares extents between files, found by cloning a small one."""
-    one, two = folder / "clone.from", folder / "clone.to"
+    # Names of chance: two plans may try it at the same time.
+    name = f"clone.{secrets.token_hex(4)}"
+    one, two = folder / f"{name}.from", folder / f"{name}.to"
     try:
         one.write_bytes(b"\0" * 4096)
         source, target = os.open(one, os.O_RDONLY), os.open(two, os.O_RDWR | os.O_CREAT, 0o600)

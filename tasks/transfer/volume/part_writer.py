@@ -35,6 +35,7 @@ class PartWriter:
         self._is_shared = manifest.layout is LayoutName.SHARED
         self._own_name = f"{chunk.number:05d}.{attempt_name}"
         self._file_name = SHARED_FILE_NAME if self._is_shared else self._own_name
+        self._is_vouched_for = False  # whether a checkpoint or a receipt names the part's own file
         with volume_errors(folder, needed_bytes=chunk.length_bytes or 0):
             checkpoint = self._take_over(read_checkpoint(folder, chunk.number))
             flags = os.O_RDWR if self._is_shared else os.O_RDWR | os.O_CREAT
@@ -51,8 +52,11 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The name in the plan's folder is kept: a checkpoint or a receipt may refer to it.
         os.close(self._fd)
+        if not self._is_shared and not self._is_vouched_for:
+            # Nothing refers to it, and failed attempts at a long stream would fill the volume with copies.
+            with contextlib.suppress(OSError):
+                (self._folder / self._own_name).unlink()
 
     @property
     def is_whole(self) -> bool:
@@ -77,16 +81,16 @@ class PartWriter:
         """Forget what is there: the next block is the part's first (an origin that cannot resume)."""
         self.done_bytes = self._resumed_bytes = self._crc32c = 0
         self._brought_before = {}
+        self._is_vouched_for = False
 
     def save(self, worker: str) -> None:
         """Leave a checkpoint, so that any worker goes on at this byte; nothing if there is no new one."""
-        if self.done_bytes == self._resumed_bytes and self._file_name != self._own_name:
+        if self.done_bytes == self._resumed_bytes:
             return
         with volume_errors(self._folder):
             if self._sync:
                 os.fdatasync(self._fd)
-            checkpoint = Checkpoint(**self._state(worker))
-            write_whole(self._path("checkpoint"), checkpoint.model_dump_json(), sync=self._sync)
+            self._write_checkpoint(Checkpoint(**self._state(worker)))
 
     def complete(self, worker: str) -> Receipt:
         """Leave a receipt: the part is whole and, unless sync is off, on disk."""
@@ -97,6 +101,7 @@ class PartWriter:
                 os.fdatasync(self._fd)
             receipt = Receipt(**self._state(worker))
             write_whole(self._path("receipt"), receipt.model_dump_json(), sync=self._sync)
+            self._is_vouched_for = True
             self._path("checkpoint").unlink(missing_ok=True)
         return receipt
 
@@ -120,7 +125,14 @@ class PartWriter:
             (self._folder / checkpoint.file_name).rename(self._folder / self._own_name)
         except FileNotFoundError:
             return None
+        # At once: killed before its next checkpoint, this attempt would leave one that names no file.
+        checkpoint = checkpoint.model_copy(update={"file_name": self._own_name})
+        self._write_checkpoint(checkpoint)
         return checkpoint
+
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        write_whole(self._path("checkpoint"), checkpoint.model_dump_json(), sync=self._sync)
+        self._is_vouched_for = True
 
     def _path(self, kind: str) -> Path:
         return self._folder / f"{self._chunk.number:05d}.{kind}"

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import filecmp
 import hashlib
 import os
 import re
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import (
     BadName,
+    DestinationBlocked,
     DestinationBusy,
     DestinationExists,
+    DestinationIsFolder,
     VolumeFull,
     VolumeMissing,
     VolumeReadOnly,
 )
-from tasks.transfer.volume.files import free_bytes, sync_folder, volume_errors, write_all
+from tasks.transfer.volume.files import NO_LINKS, free_bytes, sync_folder, volume_errors, write_first
 from tasks.transfer.volume.job_folder import JobFolder
 from tasks.transfer.volume.joining import can_clone
 
@@ -27,8 +30,6 @@ if TYPE_CHECKING:
 
 FOLDER_NAME = ".orchestrator"
 _JOB_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
-#: What filesystems without hard links answer to link().
-_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
 class Volume:
@@ -83,7 +84,12 @@ class Volume:
         """Make sure that the destination may be published to; `DestinationExists` if not."""
         path = self.path_of(destination)
         with volume_errors(path):
-            if path.is_dir() or (not overwrite and os.path.lexists(path)):
+            if path.is_dir():
+                raise DestinationIsFolder(str(path))
+            for parent in path.parents:
+                if parent.exists() and not parent.is_dir():
+                    raise DestinationBlocked(str(parent))
+            if not overwrite and os.path.lexists(path):
                 raise DestinationExists(str(path))
 
     def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> None:
@@ -98,27 +104,29 @@ class Volume:
             DestinationBusy: another active job has it.
         """
         path = self._reservation(destination)
-        with volume_errors(path):
-            for _ in range(3):
+        for _ in range(3):
+            with volume_errors(path), contextlib.suppress(FileNotFoundError):
+                # Suppressed: the last job to end may remove the empty folder in between.
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                try:
-                    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                except FileExistsError:
-                    holder = self._holder(path)
-                    if holder == job_id:
-                        return
-                    if holder is not None and is_active(holder):
-                        raise DestinationBusy(str(self.path_of(destination)), holder) from None
-                    path.unlink(missing_ok=True)
-                    continue
-                except FileNotFoundError:
-                    continue  # the last job to end removed the empty folder in between
-                try:
-                    write_all(fd, job_id.encode(), 0)
-                finally:
-                    os.close(fd)
+                if write_first(path, job_id, sync=False):
+                    return
+            holder = self._holder(path)
+            if holder == job_id:
                 return
+            if holder is not None and is_active(holder):
+                raise DestinationBusy(str(self.path_of(destination)), holder)
+            self._break(path, holder)
         raise DestinationBusy(str(self.path_of(destination)), "unknown")
+
+    def _break(self, path: Path, holder: str | None) -> None:
+        """Take a stale reservation away, unless somebody else took it over meanwhile."""
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(aside)
+            if self._holder(aside) != holder:
+                with contextlib.suppress(FileExistsError):
+                    path.hardlink_to(aside)
+            aside.unlink()
 
     def release(self, destination: str, job_id: str) -> None:
         """Give a destination back; harmless if the job does not have it."""
@@ -135,6 +143,12 @@ class Volume:
                     path.unlink(missing_ok=True)
         self.job(job_id).remove()
 
+    def has_same_content(self, destination: str, whole: Path) -> bool:
+        """Whether what has the destination's name is byte for byte the same; reads both."""
+        with volume_errors(whole):
+            path = self.path_of(destination)
+            return path.is_file() and filecmp.cmp(path, whole, shallow=False)
+
     def publish(self, merged: Path, destination: str, *, overwrite: bool, sync: bool) -> Path:
         """Make a complete, checked file visible under its name, by one rename or link; harmless if done before.
 
@@ -145,10 +159,10 @@ class Volume:
         with volume_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
-                raise DestinationExists(str(path))
+                raise DestinationIsFolder(str(path))
             # Linked first: the job's folder keeps the file until the job is known to be complete, so a
             # merge that died right after publishing can be run again.
-            named = merged.with_name(f"{merged.name}.named")
+            named = merged.with_name(f"{merged.name}.{secrets.token_hex(4)}")
             if not _link(merged, named):
                 if not overwrite and os.path.lexists(path):
                     raise DestinationExists(str(path))
@@ -156,6 +170,7 @@ class Volume:
             elif overwrite:
                 named.replace(path)
             else:
+                named.unlink()
                 _link_to_free_name(merged, path)
             if sync:
                 sync_folder(path.parent)
@@ -178,10 +193,8 @@ def _link(source: Path, target: Path) -> bool:
     """Give a file a second name in the same folder; False where the filesystem has no hard links."""
     try:
         target.hardlink_to(source)
-    except FileExistsError:
-        pass
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
         return False
     return True

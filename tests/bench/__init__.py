@@ -1,0 +1,1 @@
+"""The benchmark: this program and its peers against one nginx, in one run; see README.md."""

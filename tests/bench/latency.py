@@ -1,0 +1,117 @@
+"""What a small job costs: one of 1 MiB, on a warm cluster and from a cold start; and the help page."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bench import programs
+from bench.place import is_same, place, wait_until_tidy, warm_cluster
+from bench.programs import RunFailed
+from support.cluster import COMMAND, clean_environment
+from tasks.jobs import JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bench.place import Place
+    from bench.programs import CommandLine
+
+_SIZE_BYTES = 1024 * 1024
+_WARM_RUNS = 30
+_COLD_RUNS = 5
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One thing that was timed several times."""
+
+    what: str
+    seconds: list[float]
+
+
+def measure(parent: Path | None, *, say: Callable[[str], object]) -> list[Timing]:
+    """Time small jobs.
+
+    Args:
+        parent: where the file and the volume are.
+        say: is told what happens.
+
+    Raises:
+        RunFailed: a run failed, or what it brought is not what the origin has.
+    """
+    with place(parent, _SIZE_BYTES) as where:
+        say("jobs on the warm cluster")
+        timings = _warm(where)
+        say("cold starts")
+        timings += _cold(where, say)
+        say("help")
+        return [*timings, _help(where)]
+
+
+def _warm(where: Place) -> list[Timing]:
+    inside, outside = [], []
+    with warm_cluster(where) as cluster, cluster.orchestrator() as orchestrator:
+        for number in range(_WARM_RUNS + 1):
+            began_seconds = time.perf_counter()
+            record = orchestrator.submit(where.url, "result.bin").wait(programs.LONGEST_RUN_SECONDS)
+            wall_seconds = time.perf_counter() - began_seconds
+            result = cluster.volume / "result.bin"
+            _check(result, where, "The warm cluster")
+            wait_until_tidy(cluster.volume)
+            result.unlink()
+            if number:
+                times = record.state_times
+                inside.append(times[JobState.COMPLETE] - times[JobState.QUEUED])
+                outside.append(wall_seconds)
+    return [
+        Timing("1 MiB on the warm cluster: queued to complete", inside),
+        Timing("1 MiB on the warm cluster: submit and wait, Python API", outside),
+    ]
+
+
+def _cold(where: Place, say: Callable[[str], object]) -> list[Timing]:
+    embedded = programs.embedded(where, sync=True)
+    curl = programs.peer("curl", where)
+    cold, peers = [], []
+    for number in range(_COLD_RUNS + 1):
+        cold_seconds = _one(embedded, where)
+        curl_seconds = None if curl is None else _one(curl, where)
+        if number:
+            cold.append(cold_seconds)
+            if curl_seconds is not None:
+                peers.append(curl_seconds)
+    timings = [Timing("1 MiB, embedded `orchestrator submit` from cold", cold)]
+    if curl is None:
+        say("curl is not on this machine: left out")
+        return timings
+    return [
+        *timings,
+        Timing("1 MiB, curl", peers),
+        Timing(
+            "the difference of the two", [ours - theirs for ours, theirs in zip(cold, peers, strict=True)]
+        ),
+    ]
+
+
+def _one(program: CommandLine, where: Place) -> float:
+    usage = program.run()
+    _check(program.result, where, program.shown_as)
+    program.clean()
+    return usage.wall_seconds
+
+
+def _help(where: Place) -> Timing:
+    folder, environment = where.new_folder("help"), clean_environment()
+    walls = [
+        programs.run_command((*COMMAND, "--help"), folder, environment).wall_seconds
+        for _ in range(_COLD_RUNS + 1)
+    ]
+    return Timing("orchestrator --help", walls[1:])
+
+
+def _check(result: Path, where: Place, who: str) -> None:
+    if not result.is_file() or not is_same(result, where.origin_file):
+        raise RunFailed(f"{who} brought something else than the origin has.")
