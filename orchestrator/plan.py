@@ -5,6 +5,7 @@ A file that fits one chunk is fetched and published right here: the answer to th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import secrets
@@ -78,11 +79,15 @@ def plan(
         ) from None
     except AttemptStopped as stopped:
         if stopped.reason is StopReason.JOB_ENDED:
-            planning.give_up(None)
+            planning.clean_up()
             return
         raise Reject(stopped.reason, requeue=True) from None
     except Exception as error:  # noqa: BLE001  (the job must not stay in `planning`, whatever happened)
         planning.give_up(error)
+
+
+class _AlreadyPublished(AttemptStopped):
+    """The job's own file has the destination's name."""
 
 
 class _Planning:
@@ -118,18 +123,22 @@ class _Planning:
             elif not self._take_whole(manifest, source, probe):
                 self._write_and_send(manifest, None)
 
-    def give_up(self, error: Exception | None) -> None:
-        """Say why, if there is an error; without a manifest nothing is worth keeping."""
-        if error is not None:
-            outcomes.fail(self._host, self._job_id, error, self._destination)
-        if self._folder.read_manifest() is None:
+    def give_up(self, error: Exception) -> None:
+        """Say why; without a manifest nothing is worth keeping."""
+        outcomes.fail(self._host, self._job_id, error, self._destination)
+        self.clean_up()
+
+    def clean_up(self) -> None:
+        """Remove what a job that has ended left before it had a manifest; of one that goes on, nothing."""
+        state = self._host.records.state(self._job_id)
+        if (state is None or not state.is_active) and self._folder.read_manifest() is None:
             outcomes.remove(self._host, self._job_id, self._destination)
 
     def _decide(self, source: Source, probe: Probe) -> Manifest:
         """Choose name, chunk size and layout, check that there is room, and reserve the destination."""
         volume, spec, size_bytes = self._host.volume, self._spec, probe.identity.size_bytes
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
-        volume.check_destination(destination, overwrite=spec.overwrite)
+        self._check_destination(destination)
         volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
         manifest = Manifest(
@@ -217,7 +226,8 @@ class _Planning:
         self._destination = manifest.destination
         if manifest.job_id != self._job_id:
             raise JobUnreadable(f"The manifest in the folder of job {self._job_id} is another job's.")
-        self._host.volume.check_destination(manifest.destination, overwrite=manifest.spec.overwrite)
+        with contextlib.suppress(_AlreadyPublished):  # then the merge has only to say so
+            self._check_destination(manifest.destination)
         self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
         manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
@@ -243,6 +253,20 @@ class _Planning:
             self._job_id, JobState.PLANNING, allowed={JobState.PLANNING}, fields=fields
         ):
             raise AttemptStopped(StopReason.JOB_ENDED)
+
+    def _check_destination(self, destination: str) -> None:
+        """Make sure that the destination is free.
+
+        Raises:
+            DestinationExists: it is not.
+            _AlreadyPublished: what is there is this job's own file, published by another delivery of a message.
+        """
+        try:
+            self._host.volume.check_destination(destination, overwrite=self._spec.overwrite)
+        except DestinationExists:
+            if self._folder.holds(self._host.volume.path_of(destination)):
+                raise _AlreadyPublished(StopReason.JOB_ENDED) from None
+            raise
 
     def _is_active(self, job_id: str) -> bool:
         state = self._host.records.state(job_id)
