@@ -5,6 +5,7 @@ A file that fits one chunk is fetched and published right here: the answer to th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import random
@@ -110,11 +111,15 @@ def plan(
         raise again(delay_seconds, fruitless_count, error) from None
     except AttemptStopped as stopped:
         if stopped.reason is StopReason.JOB_ENDED:
-            planning.give_up(None)
+            planning.clean_up()
             return
         raise Reject(stopped.reason, requeue=True) from None
     except Exception as error:  # noqa: BLE001  (the job must not stay in `planning`, whatever happened)
         planning.give_up(error)
+
+
+class _AlreadyPublished(AttemptStopped):
+    """The job's own file has the destination's name."""
 
 
 class _Planning:
@@ -163,11 +168,15 @@ class _Planning:
         finally:
             self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
 
-    def give_up(self, error: Exception | None) -> None:
-        """Say why, if there is an error; without a manifest nothing is worth keeping."""
-        if error is not None:
-            outcomes.fail(self._host, self._job_id, error, self._destination)
-        if self._folder.read_manifest() is None:
+    def give_up(self, error: Exception) -> None:
+        """Say why; without a manifest nothing is worth keeping."""
+        outcomes.fail(self._host, self._job_id, error, self._destination)
+        self.clean_up()
+
+    def clean_up(self) -> None:
+        """Remove what a job that has ended left before it had a manifest; of one that goes on, nothing."""
+        state = self._host.records.state(self._job_id)
+        if (state is None or not state.is_active) and self._folder.read_manifest() is None:
             outcomes.remove(self._host, self._job_id, self._destination)
 
     def _decide(self, source: Source, probe: Probe, void: Manifest | None) -> Manifest:
@@ -180,7 +189,7 @@ class _Planning:
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
         if void is not None:
             destination = void.destination
-        volume.check_destination(destination, overwrite=spec.overwrite)
+        self._check_destination(destination)
         volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
         manifest = Manifest(
@@ -276,7 +285,8 @@ class _Planning:
         self._destination = manifest.destination
         if manifest.job_id != self._job_id:
             raise JobUnreadable(f"The manifest in the folder of job {self._job_id} is another job's.")
-        self._host.volume.check_destination(manifest.destination, overwrite=manifest.spec.overwrite)
+        with contextlib.suppress(_AlreadyPublished):  # then the merge has only to say so
+            self._check_destination(manifest.destination)
         self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
         manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
@@ -312,6 +322,20 @@ class _Planning:
         return self._host.new_attempt(
             self._job_id, 0, generation=_NEVER_FENCED, origin=origin_of(source.name)
         )
+
+    def _check_destination(self, destination: str) -> None:
+        """Make sure that the destination is free.
+
+        Raises:
+            DestinationExists: it is not.
+            _AlreadyPublished: what is there is this job's own file, published by another delivery of a message.
+        """
+        try:
+            self._host.volume.check_destination(destination, overwrite=self._spec.overwrite)
+        except DestinationExists:
+            if self._folder.holds(self._host.volume.path_of(destination)):
+                raise _AlreadyPublished(StopReason.JOB_ENDED) from None
+            raise
 
     def _is_active(self, job_id: str) -> bool:
         state = self._host.records.state(job_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import socket
@@ -51,7 +52,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
             stderr=log,
             cwd=folder,
             start_new_session=True,
-            preexec_fn=end_with_parent,  # noqa: PLW1509  (the caller has one thread)
+            preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509  (the caller has one thread)
         )
     if process.stdin is None:
         raise AssertionError("a pipe was asked for")

@@ -50,7 +50,7 @@ class Forked:
 
     def __init__(self, name: str, target: Callable[[], object]) -> None:
         self._process = multiprocessing.get_context("fork").Process(
-            target=_in_child, args=(target,), name=name
+            target=_in_child, args=(target, os.getpid()), name=name
         )
         # Blocked around the fork: a signal that comes before the child has handlers of its own would be
         # swallowed by the parent's, and the child run on.
@@ -78,19 +78,25 @@ class Forked:
         self._process.kill()
 
 
-def end_with_parent() -> None:
-    """Have the kernel send this process SIGTERM when its parent is gone, however that came to be."""
+def end_with_parent(parent_pid: int) -> None:
+    """Have the kernel send this process SIGTERM when its parent is gone, however that came to be.
+
+    Args:
+        parent_pid: the parent's, taken before the fork: it may be gone already, and no signal would come then.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent_pid:
+            os._exit(1)
 
 
-def _in_child(target: Callable[[], object]) -> None:
+def _in_child(target: Callable[[], object], parent_pid: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in _FORWARDED:
         signal.signal(number, signal.SIG_DFL)
     # A session of its own: Ctrl-C in a terminal goes to the parent, which ends its children in order.
     os.setsid()
-    end_with_parent()
+    end_with_parent(parent_pid)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
     target()
 

@@ -7,6 +7,7 @@ when the pipe from its parent does: also when the parent was killed.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -92,7 +93,7 @@ def _start_flower(args: list[str]) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "orchestrator", "flower", *args],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=end_with_parent,  # noqa: PLW1509  (this process has one thread)
+        preexec_fn=functools.partial(end_with_parent, os.getpid()),  # noqa: PLW1509  (this process has one thread)
     )
 
 

@@ -79,7 +79,7 @@ def publish_parts(
     path = volume.path_of(manifest.destination)
     digest = manifest.spec.sha256
     # A merge that died right after publishing is run again, and finds its file under both names.
-    if folder.name_of_published(manifest, path) is None:
+    if not folder.holds(path):
         whole = folder.join(manifest, receipts)
         folder.check_size(whole, size_bytes)
         digest = _check_digest(folder, whole, manifest)

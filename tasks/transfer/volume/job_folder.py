@@ -103,15 +103,12 @@ class JobFolder:
         """The chunks without a receipt, in order."""
         return [chunk for chunk in manifest.chunks() if self.receipt(manifest, chunk) is None]
 
-    def name_of_published(self, manifest: Manifest, published: Path) -> Path | None:
-        """The name that a published file still has in the plan's folder, if it was published from there."""
+    def holds(self, published: Path) -> bool:
+        """Whether a published file is one of this job's: it keeps its name in the job's folder for a while."""
         with volume_errors(self.path):
-            if not published.exists():
-                return None
-            for path in self._plan_folder(manifest).iterdir():
-                if path.samefile(published):
-                    return path
-        return None
+            return published.exists() and any(
+                _is_same(path, published) for path in self.path.glob("plan-*/*")
+            )
 
     def join(self, manifest: Manifest, receipts: list[Receipt]) -> Path:
         """Join the parts in order.
@@ -180,3 +177,10 @@ class JobFolder:
             os.ftruncate(fd, size_bytes)
         finally:
             os.close(fd)
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except FileNotFoundError:
+        return False
