@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rich.filesize import decimal
 from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from tasks.jobs import JobRecord, JobState
@@ -115,7 +116,11 @@ class Bar:
         self._console = console
         self._rates = Rates()
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(bar_width=20), _DescribeColumn(), console=console
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            # Folded where the terminal is narrow: cut off, it would not say how many workers there are.
+            _DescribeColumn(table_column=Column(no_wrap=False)),
+            console=console,
         )
         self._task = self._progress.add_task("", total=None, line="queued")
 
