@@ -115,6 +115,10 @@ class Job:
                 self._orchestrator.check_stack()
                 changes.wait(left_seconds)
 
+    def time_out(self) -> bool:
+        """Fail the job because the time that it was given has passed; False if it is past fetching."""
+        return self._orchestrator.records.time_out(self.job_id)
+
     def cancel(self) -> bool:
         """End the job and remove what it has on the volume; False if it had ended already."""
         return self._orchestrator.cancel(self.job_id)
@@ -192,6 +196,7 @@ class Orchestrator:
         restarts: bool = True,
         max_size_bytes: int | None = None,
         max_wait_seconds: float | None = None,
+        timeout_seconds: float | None = None,
         access: Access | None = None,
     ) -> Job:
         """Submit one URL.
@@ -209,6 +214,7 @@ class Orchestrator:
             restarts: start over once if the file changes midway, else fail.
             max_size_bytes: refuse a larger file; None: any that there is room for.
             max_wait_seconds: the longest ``Retry-After`` to obey; None: the workers' setting.
+            timeout_seconds: the job fails if its last byte has not come by then; None: it takes what it takes.
             access: headers, password, cookies, certificates, proxy.
 
         Raises:
@@ -228,6 +234,7 @@ class Orchestrator:
             restarts=restarts,
             max_size_bytes=max_size_bytes,
             max_wait_seconds=max_wait_seconds,
+            timeout_seconds=timeout_seconds,
         )
         sealed = seal(request, self.settings.secret_key)
         job_id = secrets.token_hex(6)
@@ -261,7 +268,9 @@ class Orchestrator:
 
     def resume(self, job_id: str) -> bool:
         """See `Job.resume`."""
-        done = self.records.transition(job_id, JobState.QUEUED, allowed=RESUMABLE_STATES)
+        asked = self.records.request(job_id)
+        fields = self.records.deadline(asked[0]) if asked else {}
+        done = self.records.transition(job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields)
         if done:
             self._send(PLAN_TASK, job_id, f"({job_id}, resumed)")
         return done

@@ -17,6 +17,7 @@ from tasks.records import Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import Attempt
+from tasks.transfer.errors import JobTimedOut
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
@@ -86,6 +87,7 @@ class Host:
 
         Raises:
             NoLease: all are taken, or the origin has asked to wait.
+            JobTimedOut: the time that the job was given has passed.
         """
         limit = spec.connections or self.settings.connections
         own = self.settings.origins.get(progress.origin)
@@ -96,6 +98,8 @@ class Host:
         except RedisError as error:
             logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
             return JobState.FETCHING
+        if lease.is_overdue:
+            raise JobTimedOut(progress.job_id)
         if not lease.is_given:
             raise NoLease(lease.wait_seconds)
         return lease.state

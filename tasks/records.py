@@ -30,7 +30,7 @@ import redis
 from pydantic import SecretStr, ValidationError
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState, WorkerShare
-from tasks.transfer.errors import BadOption, PermanentError, Side
+from tasks.transfer.errors import BadOption, JobTimedOut, PermanentError, Side
 from tasks.transfer.manifest import JobSpec
 
 if TYPE_CHECKING:
@@ -58,20 +58,22 @@ _ACQUIRE = """
 local job, job_leases, origin_leases, wait, most = unpack(KEYS)
 local holder, origin_limit, job_limit, seconds, kept = unpack(ARGV)
 local now = redis.call('TIME')[1] + 0
-local state = redis.call('HGET', job, 'state') or ''
+local fields = redis.call('HMGET', job, 'state', 'ends_at')
+local state = fields[1] or ''
+if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 1} end
 local milliseconds = redis.call('PTTL', wait)
-if milliseconds > 0 then return {state, 0, milliseconds} end
+if milliseconds > 0 then return {state, 0, milliseconds, 0} end
 redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local limit = math.min(tonumber(origin_limit), tonumber(redis.call('GET', most) or origin_limit))
 if redis.call('ZCARD', origin_leases) >= limit or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
-  return {state, 0, 0}
+  return {state, 0, 0, 0}
 end
 for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
   redis.call('EXPIRE', leases, kept)
 end
-return {state, 1, 0}
+return {state, 1, 0, 0}
 """
 
 # A refusal among other connections that stand: one less is what the origin allows, for now.
@@ -118,6 +120,7 @@ class Lease:
     state: JobState | None  #: the job's
     is_given: bool
     wait_seconds: float  #: how long the origin has asked everybody to wait; 0: not
+    is_overdue: bool  #: the time that the job was given has passed
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ class Standing:
 
     state: JobState | None
     generation: int  #: the last that was sent
+    is_overdue: bool  #: the time that the job was given has passed
 
 
 class Records:
@@ -214,10 +218,19 @@ class Records:
             "created_at": repr(now),
             f"at:{JobState.QUEUED}": repr(now),
         }
+        fields |= self.deadline(spec)
         with self._translated(), self._redis.pipeline(transaction=True) as pipe:
             pipe.hset(self._key(job_id), mapping=fields)
             pipe.zadd(f"{self._prefix}jobs", {job_id: now})
             pipe.execute()
+
+    def deadline(self, spec: JobSpec) -> dict[str, str]:
+        """The field of the record that says when a job of this spec has to be done, by Redis's clock."""
+        if spec.timeout_seconds is None:
+            return {}
+        with self._translated():
+            seconds, microseconds = self._redis.time()
+        return {"ends_at": repr(seconds + microseconds / 1e6 + spec.timeout_seconds)}
 
     def transition(
         self,
@@ -245,10 +258,18 @@ class Records:
                 self._expire(job_id, final=to.is_final)
         return done
 
-    def fail(self, job_id: str, error: JobError) -> bool:
-        """Mark a job failed; False if it had ended already."""
-        return self.transition(
-            job_id, JobState.FAILED, fields={"error": error.model_dump_json(), "finished_at": time.time()}
+    def fail(self, job_id: str, error: JobError, *, allowed: Iterable[JobState] = ACTIVE_STATES) -> bool:
+        """Mark a job failed; False if it is in none of the `allowed` states."""
+        fields = {"error": error.model_dump_json(), "finished_at": repr(time.time())}
+        return self.transition(job_id, JobState.FAILED, allowed=allowed, fields=fields)
+
+    def time_out(self, job_id: str) -> bool:
+        """Mark a job failed for want of time; False if it has all its bytes or has ended."""
+        error = JobTimedOut(job_id)
+        return self.fail(
+            job_id,
+            JobError(code=error.code, message=str(error)),
+            allowed=ACTIVE_STATES - {JobState.MERGING},
         )
 
     def _expire(self, job_id: str, *, final: bool) -> None:
@@ -304,8 +325,8 @@ class Records:
             _LEASES_KEPT_SECONDS,
         ]
         with self._translated():
-            state, given, milliseconds = self._acquire(keys=keys, args=args)
-        return Lease(JobState(state) if state else None, bool(given), milliseconds / 1000)
+            state, given, milliseconds, overdue = self._acquire(keys=keys, args=args)
+        return Lease(JobState(state) if state else None, bool(given), milliseconds / 1000, bool(overdue))
 
     def refused(self, progress: Progress) -> bool:
         """Take note that an origin refused a connection.
@@ -332,7 +353,7 @@ class Records:
         with self._translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for job_id in jobs:
-                pipe.hmget(self._key(job_id), "state", "generation")
+                pipe.hmget(self._key(job_id), "state", "generation", "ends_at")
             seconds, *standings = pipe.execute()
             for report in reports:
                 if report.done_bytes is not None:
@@ -343,8 +364,12 @@ class Records:
                     pipe.expire(leases, _LEASES_KEPT_SECONDS)
             pipe.execute()
         return {
-            job_id: Standing(JobState(state) if state else None, int(generation or 0))
-            for job_id, (state, generation) in zip(jobs, standings, strict=True)
+            job_id: Standing(
+                state=JobState(state) if state else None,
+                generation=int(generation or 0),
+                is_overdue=ends_at is not None and seconds[0] >= float(ends_at),
+            )
+            for job_id, (state, generation, ends_at) in zip(jobs, standings, strict=True)
         }
 
     def attempt_ended(self, progress: Progress) -> None:

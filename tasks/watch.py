@@ -1,8 +1,8 @@
 """The watch: one thread in each worker process that looks after all attempts of that process.
 
 Twice a second it reports every attempt's bytes and renews its lease in one round trip, learns whether
-the jobs still stand, and ends what has to end: an attempt whose job ended, whose time slice is over,
-or whose connection is too slow. Reading threads are blocked in reads and cannot do that themselves.
+the jobs still stand, and ends what has to end: an attempt whose job ended or is out of time, whose time slice
+is over, or whose connection is too slow. Reading threads are blocked in reads and cannot do that themselves.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs import JobState
 from tasks.records import Progress, Records, RedisError
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
-from tasks.transfer.errors import TooSlow
+from tasks.transfer.errors import JobTimedOut, TooSlow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -141,6 +141,8 @@ class Watch:
             standing = standings[report.job_id]
             if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
                 each.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
+            elif standing.is_overdue:
+                each.attempt.stop(JobTimedOut(report.job_id))
 
     def _check_speed(self, each: _Watched, now: float) -> None:
         seconds = now - each.window_began_seconds

@@ -20,10 +20,17 @@ ORIGIN = 3
 VOLUME = 4
 REDIS = 5
 CANCELLED = 6
-STILL_RUNNING = 7
+TIMED_OUT = 7
 INTERRUPTED = 130
 
-_BY_SIDE = {"origin": ORIGIN, "volume": VOLUME, "usage": USAGE, "redis": REDIS, "bug": BUG}
+_BY_SIDE = {
+    "origin": ORIGIN,
+    "volume": VOLUME,
+    "usage": USAGE,
+    "redis": REDIS,
+    "deadline": TIMED_OUT,
+    "bug": BUG,
+}
 
 
 def show(error: Exception) -> NoReturn:
@@ -63,7 +70,7 @@ def of_record(record: JobRecord) -> int:
         return CANCELLED
     if record.state is JobState.FAILED and record.error is not None:
         return _BY_SIDE[side_of(record.error.code)]
-    return STILL_RUNNING
+    return TIMED_OUT
 
 
 def say_error(sentence: str) -> None:

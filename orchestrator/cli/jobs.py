@@ -71,7 +71,12 @@ def list_(as_json: bool) -> None:
 
 @click.command()
 @click.argument("job_id", metavar="JOB")
-@options.timeout
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=options.Seconds(),
+    help="Stop waiting after this; the job goes on (exit code 7).",
+)
 @options.quiet
 @options.as_json
 def wait(job_id: str, timeout: float | None, quiet: bool, as_json: bool) -> int:

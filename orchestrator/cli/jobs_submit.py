@@ -80,7 +80,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
 @click.option("--no-sync", is_flag=True, help="Do not wait for the disk: faster, lost if the host crashes.")
 @click.option("--detach", is_flag=True, help="Print the job's id and return at once (needs a cluster).")
-@options.timeout
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=options.Seconds(),
+    help="Fail the job if its last byte has not come by then (exit code 7); what came is kept.",
+)
 @options.quiet
 @options.as_json
 def submit(
@@ -120,6 +125,7 @@ def submit(
             restarts=given["on_change"] == "restart",
             max_size_bytes=given["max_size"],
             max_wait_seconds=given["max_wait"],
+            timeout_seconds=timeout,
             access=_access(given),
         )
         if detach:
@@ -149,7 +155,9 @@ def _access(given: dict[str, Any]) -> Access:
 
 def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet: bool, as_json: bool) -> int:
     try:
-        return wait_and_exit(orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json)
+        return wait_and_exit(
+            orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json, ends_job=True
+        )
     except KeyboardInterrupt:
         if orchestrator.is_embedded:
             exits.say_error("Interrupted; nothing was kept. Run the same command to start again.")

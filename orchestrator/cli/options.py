@@ -77,10 +77,4 @@ class Seconds(click.ParamType[float]):
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-timeout = click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Seconds(),
-    help="Stop waiting after this; the job goes on (exit code 7). In the embedded mode it ends.",
-)
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -46,9 +46,24 @@ class _IdleHint:
 
 
 def wait_and_exit(
-    orchestrator: Orchestrator, job: Job, *, timeout: float | None, as_json: bool, quiet: bool
+    orchestrator: Orchestrator,
+    job: Job,
+    *,
+    timeout: float | None,
+    as_json: bool,
+    quiet: bool,
+    ends_job: bool = False,
 ) -> int:
-    """Wait for a job with progress on stderr, say how it ended, and return the exit code."""
+    """Wait for a job with progress on stderr, say how it ended, and return the exit code.
+
+    Args:
+        orchestrator: whose job.
+        job: which.
+        timeout: how many seconds to wait at most; None: as long as it takes.
+        as_json: print the record on stdout.
+        quiet: show no progress.
+        ends_job: the job itself has no more time than `timeout`.
+    """
     with _display(quiet=quiet) as display:
         hint = _IdleHint(orchestrator, display)
 
@@ -61,16 +76,19 @@ def wait_and_exit(
         except JobEndedBadly as ended:
             record = ended.record
         except StillRunning as running:
-            record = running.record
+            # The workers do so too, if there are any.
+            has_ended = ends_job and job.time_out()
+            record = job.status() if has_ended else running.record
     if as_json:
         click.echo(record.model_dump_json(indent=2))
-    if orchestrator.is_embedded and record.state.is_active:
+    code = exits.of_record(record)
+    if orchestrator.is_embedded and code == exits.TIMED_OUT:
         exits.say_error(
             f"Not done after {timeout:g} seconds. Nothing was kept: the embedded mode ends with this command."
         )
     else:
         _tell_end(record, quiet=quiet or as_json)
-    return exits.of_record(record)
+    return code
 
 
 def _tell_end(record: JobRecord, *, quiet: bool) -> None:

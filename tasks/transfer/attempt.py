@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tasks.transfer.errors import TransientError
+    from tasks.transfer.errors import TransferError
 
 
 class StopReason(enum.StrEnum):
@@ -40,7 +40,7 @@ class Attempt:
         self.done_bytes = 0  #: bytes of the part that are written, what earlier attempts left included
         self.resumed_bytes = 0  #: of these, what earlier attempts left
         self.has_begun = False  #: whether it is known what earlier attempts left
-        self.stopped_by: AttemptStopped | TransientError | None = None
+        self.stopped_by: AttemptStopped | TransferError | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
 
@@ -71,7 +71,7 @@ class Attempt:
         with self._lock:
             self._socket = None
 
-    def stop(self, cause: AttemptStopped | TransientError) -> None:
+    def stop(self, cause: AttemptStopped | TransferError) -> None:
         """End the attempt from another thread: its blocked read returns at once. The first cause stays."""
         with self._lock:
             if self.stopped_by is None:

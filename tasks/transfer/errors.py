@@ -15,7 +15,7 @@
         │                    NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
         │                    DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
-        ├── JobUnreadable
+        ├── JobUnreadable, JobTimedOut
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
 Arguments are positional and JSON-able: Celery rebuilds an error as ``cls(*args)``.
@@ -35,6 +35,7 @@ class Side(enum.StrEnum):
     VOLUME = "volume"
     USAGE = "usage"
     REDIS = "redis"
+    DEADLINE = "deadline"
     BUG = "bug"
 
 
@@ -409,6 +410,23 @@ class JobUnreadable(PermanentError):
     def __str__(self) -> str:
         """Say why."""
         return self.reason
+
+
+class JobTimedOut(PermanentError):
+    """The job was not complete when the time that it was given had passed."""
+
+    side = Side.DEADLINE
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        """Say what was kept, and the way on."""
+        return (
+            f"Job {self.job_id} was not complete when its --timeout had passed. Nothing was published, and what came "
+            f"is kept. Go on, with as much time again: orchestrator resume {self.job_id}"
+        )
 
 
 class UsageError(PermanentError):

@@ -44,6 +44,7 @@ class JobSpec(_Stored):
     restarts: bool = True  #: a file that changed midway is started over, once
     max_size_bytes: int | None = Field(default=None, gt=0)
     max_wait_seconds: float | None = Field(default=None, ge=0)  #: None: the workers' setting
+    timeout_seconds: float | None = Field(default=None, gt=0)  #: from submit to the last byte; None: any
 
 
 class Cookie(_Stored):

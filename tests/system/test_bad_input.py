@@ -437,7 +437,8 @@ def test_what_is_no_redis_is_told(nginx_url, home):
 
 
 def test_nobody_listening_is_said_while_waiting_and_a_timeout_ends_the_wait(nginx_url, empty_cluster):
-    done = empty_cluster.run("submit", f"{nginx_url}/one-byte{QUERY}", "--timeout", "7")
+    submitted = empty_cluster.run("submit", f"{nginx_url}/one-byte{QUERY}", "--detach")
+    done = empty_cluster.run("wait", submitted.stdout.strip(), "--timeout", "7")
     assert "No worker is listening" in done.stderr
     sentence = assert_told(done, 7, "goes on")
     job_id = re.search(r"[Jj]ob ([0-9a-f]{12})", sentence)[1]
