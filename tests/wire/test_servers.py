@@ -322,6 +322,19 @@ REDIRECTS = [
     Case("a link that expires", "aria2#2197, #1419",
          by_path({"/file.bin": lambda r: (redirect(f"/real?n={next(_counter)}")(r),)},
                  when(odd, serve(), serve(cut=300_000)))),
+    *(
+        Case(f"every third link is expired when it is used: {status}", "RFC 9110 15.4; aria2#1419", by_path(
+            {"/file.bin": lambda r: (redirect(f"/real?n={next(_counter)}")(r),)},
+            when(lambda r: int(r.path.partition("n=")[2]) % 3 == 2, plain(status), serve())))
+        for status in ("400 Bad", "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone")
+    ),
+    *(
+        Case(f"all links are expired when they are used: {status}", "never for ever", by_path(
+            {"/file.bin": redirect("/real")}, plain(status)), "SourceRefused")
+        for status in ("400 Bad", "401 Unauthorized", "403 Forbidden", "404 Not Found", "410 Gone")
+    ),
+    Case("after the probe all links are expired", "never for ever", by_path(
+        {"/file.bin": redirect("/real")}, in_turn(serve(), plain("403 Forbidden"))), BUSY),
     Case("a redirected small file", "RFC 9110 15.4", by_path({"/file.bin": redirect("/real")}, serve(SMALL)),
          content=SMALL),
     Case("300 with choices", "RFC 9110 15.4.1", plain("300 Many", body=b"<a>"), "SourceRefused"),

@@ -10,6 +10,7 @@ import requests
 
 from tasks.transfer.errors import (
     BadResponse,
+    OriginBusy,
     RangesRefused,
     RedirectRefused,
     SourceChanged,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tasks.transfer.manifest import SourceRequest
 
 _MOST_REDIRECTS = 10
+#: What a redirect's target answers when its signature or its time is over (401, 404: some object stores).
+_EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410})
 
 #: Origins that were seen to answer 200 to an If-Range that holds, though they honour the plain range. Some content
 #: networks do. Kept for as long as the process: asking again costs one request.
@@ -136,7 +139,7 @@ class Source:
         """
         origin = origin_of(self._request.url)
         etag = None if origin in _ignore_if_range else identity.validator.etag
-        response = self._send(wanted, attempt, if_range=etag)
+        response = self._send(wanted, attempt, if_range=etag, is_planned=True)
         if (
             response.status_code == requests.codes.ok
             and etag is not None
@@ -145,7 +148,7 @@ class Source:
             # Not a change: it does not honour If-Range, or its edges have tags of their own.
             response.close()
             _ignore_if_range.add(origin)
-            response = self._send(wanted, attempt)
+            response = self._send(wanted, attempt, is_planned=True)
         if response.status_code == requests.codes.requested_range_not_satisfiable:
             self._refuse_unsatisfied(response, identity)
         if response.status_code != requests.codes.partial:
@@ -157,7 +160,7 @@ class Source:
 
     def open_whole(self, identity: Identity, attempt: Attempt, *, decodes: bool) -> Body:
         """Open the whole file, where the origin does not honour ranges; errors as for `open`."""
-        response = self._send(None, attempt)
+        response = self._send(None, attempt, is_planned=True)
         if response.status_code != requests.codes.ok:
             raise self._untrusted(response, f"status {response.status_code} to a plain GET")
         size_bytes = None if decodes else answers.content_length(response, self.name)
@@ -217,18 +220,38 @@ class Source:
         return BadResponse(self.name, reason)
 
     def _send(
-        self, wanted: ByteRange | None, attempt: Attempt, *, if_range: str | None = None
+        self,
+        wanted: ByteRange | None,
+        attempt: Attempt,
+        *,
+        if_range: str | None = None,
+        is_planned: bool = False,
     ) -> requests.Response:
         """Send the request and follow redirects; a response with a status of success or 416 comes back.
 
-        Each request starts from the submitted URL: a redirect's target may be a link that expires.
+        Each request starts from the submitted URL: a redirect's target may be a link that expires. One that did so
+        between its making and its use is asked for once more.
         """
+        response, url = self._follow(wanted, attempt, if_range)
+        if response.status_code in _EXPIRED_STATUSES and url != self._request.url:
+            response.close()
+            response, url = self._follow(wanted, attempt, if_range)
+            if is_planned and response.status_code in _EXPIRED_STATUSES:
+                # Such a target gave ranges of this file before: later it may again.
+                response.close()
+                raise OriginBusy(redact(url), response.status_code)
+        answers.check_status(response, redact(url))
+        return response
+
+    def _follow(
+        self, wanted: ByteRange | None, attempt: Attempt, if_range: str | None
+    ) -> tuple[requests.Response, str]:
+        """The first answer that is no redirect, from the submitted URL on, and the URL that gave it."""
         url = self._request.url
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._send_once(url, wanted, attempt, if_range)
             if not response.is_redirect:
-                answers.check_status(response, redact(url))
-                return response
+                return response, url
             # Not read: the body of a redirect may be endless.
             response.close()
             url = self._target_of(response, url)
