@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ import click
 from orchestrator.cli import exits
 
 _STDIN = 0
+_FLOWER_ENDS_SECONDS = 3.0
 
 
 def _require_redis() -> None:
@@ -207,6 +209,13 @@ def flower(address: str, port: int, flower_args: tuple[str, ...]) -> None:
     sys.argv = ["flower"]  # Tornado would read ours
     # Flower's own choice leaves the arguments out, which say what a task is about.
     columns = "name,args,state,received,runtime,worker,uuid"
-    app.start(
-        ["flower", f"--address={address}", f"--port={port}", f"--tasks_columns={columns}", *flower_args]
-    )
+    try:
+        app.start(
+            ["flower", f"--address={address}", f"--port={port}", f"--tasks_columns={columns}", *flower_args]
+        )
+    finally:
+        # A thread that Flower's executor was starting when SIGTERM came is unknown to the executor: nobody ends it,
+        # and it would keep the process for ever.
+        last = threading.Timer(_FLOWER_ENDS_SECONDS, os._exit, (exits.COMPLETE,))
+        last.daemon = True
+        last.start()
