@@ -203,6 +203,7 @@ class _Planning:
             validator=probe.identity.validator,
             honours_ranges=probe.honours_ranges,
             content_coding=probe.content_coding,
+            offered_digests=probe.offered_digests,
             chunk_size_bytes=planner.choose_chunk_size_bytes(size_bytes, spec.chunk_size_bytes),
             layout=LayoutName.PARTS,
             spec=spec,

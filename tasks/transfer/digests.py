@@ -11,6 +11,8 @@ from awscrt import checksums
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+#: Algorithms by their names in HTTP (RFC 9530, section 7.2), with the length of a digest.
+LENGTHS_BYTES = {"sha-512": 64, "sha-256": 32, "sha-1": 20, "md5": 16, "crc32c": 4}
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 

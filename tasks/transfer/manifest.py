@@ -127,6 +127,9 @@ class Manifest(_Stored):
     validator: Validator
     honours_ranges: bool
     content_coding: str | None = None  #: what a single stream has to be decoded from
+    offered_digests: dict[str, str] = Field(
+        default_factory=dict
+    )  #: algorithm -> hexadecimal; the origin's word
     restarts_count: int = Field(default=0, ge=0)  #: plans of this job that a changed file made void
     chunk_size_bytes: int = Field(gt=0)
     layout: LayoutName

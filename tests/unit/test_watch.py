@@ -5,7 +5,7 @@ import pytest
 from tasks.jobs import JobState
 from tasks.records import Progress, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
-from tasks.transfer.errors import TooSlow
+from tasks.transfer.errors import JobTimedOut, TooSlow
 from tasks.watch import LowSpeed, Watch
 
 
@@ -15,6 +15,7 @@ class Records:
     def __init__(self):
         self.state = JobState.FETCHING
         self.generation = 1
+        self.is_overdue = False
         self.is_away = False
         self.reported = []
 
@@ -22,7 +23,9 @@ class Records:
         if self.is_away:
             raise RedisError("away")
         self.reported = list(reports)
-        return {report.job_id: Standing(self.state, self.generation) for report in self.reported}
+        return {
+            report.job_id: Standing(self.state, self.generation, self.is_overdue) for report in self.reported
+        }
 
 
 class Clock:
@@ -64,6 +67,15 @@ def test_an_attempt_of_an_older_sending_is_stopped(setup):
     with watch.over(attempt, progress(attempt), slice_seconds=60):
         watch.tick()
     assert attempt.stopped_by.reason is StopReason.JOB_ENDED
+
+
+def test_an_attempt_of_a_job_out_of_time_is_stopped(setup):
+    records, _, watch, attempt = setup
+    records.is_overdue = True
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        watch.tick()
+    with pytest.raises(JobTimedOut):
+        attempt.check()
 
 
 def test_a_time_slice_ends(setup):

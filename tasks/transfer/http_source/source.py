@@ -20,6 +20,7 @@ from tasks.transfer.errors import (
 from tasks.transfer.http_source import access, answers
 from tasks.transfer.http_source.body import Body
 from tasks.transfer.http_source.connection import watched_by
+from tasks.transfer.http_source.digest_fields import offered_digests
 from tasks.transfer.http_source.identity import Identity
 from tasks.transfer.ranges import ByteRange, parse_content_range, parse_unsatisfied_range
 
@@ -52,6 +53,7 @@ class Probe:
     honours_ranges: bool
     content_coding: str | None  #: what the body has to be decoded from
     offered_name: str | None  #: Content-Disposition's file name, as sent: not to be trusted
+    offered_digests: dict[str, str]  #: of the whole file: algorithm -> hexadecimal
     body: Body
 
 
@@ -99,7 +101,14 @@ class Source:
         body = Body(
             response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=coding is not None
         )
-        return Probe(identity, False, coding, answers.offered_name(response), body)  # noqa: FBT003
+        return Probe(
+            identity,
+            honours_ranges=False,
+            content_coding=coding,
+            offered_name=answers.offered_name(response),
+            offered_digests={} if coding else offered_digests(response.headers, is_whole=True),
+            body=body,
+        )
 
     def _probe_of_range(
         self, response: requests.Response, first_bytes: int, attempt: Attempt
@@ -124,7 +133,14 @@ class Source:
             length_bytes=wanted_bytes,
             is_cut=wanted_bytes < carried.length_bytes,
         )
-        return Probe(identity, True, None, answers.offered_name(response), body)  # noqa: FBT003
+        return Probe(
+            identity,
+            honours_ranges=True,
+            content_coding=None,
+            offered_name=answers.offered_name(response),
+            offered_digests=offered_digests(response.headers, is_whole=carried.length_bytes == size_bytes),
+            body=body,
+        )
 
     def open(self, wanted: ByteRange, identity: Identity, attempt: Attempt) -> Body:
         """Open one range of the version that was planned.
