@@ -27,6 +27,7 @@ class Origin:
         self.lock = threading.Lock()
         self.served_bytes = 0
         self.requests: list[str] = []
+        self.connections_count = 0
         self.open_count = 0
         self.most_open_count = 0
         self.url = ""
@@ -39,6 +40,11 @@ def origin(content: bytes) -> Iterator[Origin]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            with one.lock:
+                one.connections_count += 1
 
         def do_GET(self) -> None:
             with one.lock:

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from support.origin import origin
 from support.scripted import file_answer, scripted_server
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -217,6 +218,15 @@ def test_a_stalled_read_ends_by_its_timeout(tmp_path):
     release.set()
 
 
+def test_chunks_of_one_origin_share_a_connection(tmp_path):
+    with origin(CONTENT) as served:
+        bench = Bench(tmp_path, served.url)
+        for number in range(3):
+            bench.fetch(number)
+        assert bench.content() == CONTENT
+        assert served.connections_count == 1
+
+
 def test_a_stopped_attempt_returns_from_a_blocked_read_and_keeps_what_came(tmp_path):
     release, sent = threading.Event(), threading.Event()
 
@@ -336,7 +346,7 @@ def test_the_probe_learns_size_validator_and_whether_ranges_are_honoured(answers
             assert probe.identity.size_bytes == size
             assert probe.honours_ranges is honours
             assert probe.identity.validator.etag == etag
-            assert b"".join(body.blocks()) in (b"hello", b"", CONTENT[:100])
+            assert b"".join(map(bytes, body.blocks())) in (b"hello", b"", CONTENT[:100])
 
 
 @pytest.mark.parametrize(

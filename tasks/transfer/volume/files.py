@@ -90,7 +90,7 @@ def write_first(path: Path, text: str, *, sync: bool) -> bool:
     return True
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write `data` at `offset`; a short write (a signal, a nearly full volume) is gone on with."""
     written_bytes = os.pwrite(fd, data, offset)
     if written_bytes == len(data):

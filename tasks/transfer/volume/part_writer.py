@@ -63,7 +63,7 @@ class PartWriter:
         """Whether the part has all its bytes; never known beforehand for a file of unknown length."""
         return self.done_bytes == self._chunk.length_bytes
 
-    def write(self, block: bytes) -> None:
+    def write(self, block: bytes | memoryview) -> None:
         """Append a block to the part.
 
         Raises:
