@@ -35,7 +35,7 @@ from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt
 from tasks.transfer.merge_parts import Merged, publish_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tasks.records import Progress
     from tasks.transfer.attempt import Attempt
@@ -223,23 +223,21 @@ class _Planning:
     def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
         """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
         attempt, progress = self._new_attempt(source)
-        receipts = []
+        receipts: tuple[Receipt, ...] = ()
         self._folder.make_plan_folder(manifest)
         if manifest.chunks_count:
             try:
                 with self._host.watch.over(attempt, progress, slice_seconds=_PLAN_SLICE_SECONDS):
                     probe.body.hand_to(attempt)
-                    receipts.append(
-                        fetch_chunk(
-                            source,
-                            self._folder,
-                            manifest,
-                            manifest.chunk(0),
-                            attempt,
-                            self._host.name,
-                            opened=probe.body,
-                        )
-                    )
+                    receipts = fetch_chunk(
+                        source,
+                        self._folder,
+                        manifest,
+                        manifest.chunk(0),
+                        attempt,
+                        self._host.name,
+                        opened=probe.body,
+                    ).receipts
             except (AttemptStopped, TransientError, PlanVoidError) as error:
                 if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
                     raise
@@ -248,7 +246,7 @@ class _Planning:
         outcomes.complete(self._host, manifest, self._publish(manifest, receipts))
         return True
 
-    def _publish(self, manifest: Manifest, receipts: list[Receipt]) -> Merged:
+    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged:
         """Publish a file of one chunk, which another delivery of this message may be doing too."""
         try:
             return publish_parts(self._host.volume, self._folder, manifest, receipts)

@@ -127,10 +127,10 @@ class _Delivery:
         with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
             source = self._host.source(manifest.sealed_request)
             folder = self._host.volume.job(self._job_id)
-            receipt = bring_chunk(source, folder, manifest, chunk, attempt, self._host.name)
+            proven = bring_chunk(source, folder, manifest, chunk, attempt, self._host.name)
         if not attempt.has_begun:
-            attempt.begin_at(receipt.length_bytes)  # an earlier attempt left the receipt
-        _tell(lambda: self._host.records.chunk_done(progress(), receipt.brought_bytes))
+            attempt.begin_at(proven.length_bytes)  # an earlier attempt left the receipt
+        _tell(lambda: self._host.records.chunk_done(progress(), proven.receipts[-1].brought_bytes))
         logger.info(
             "chunk fetched job=%s number=%d bytes=%d seconds=%.2f",
             self._job_id,
