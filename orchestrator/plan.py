@@ -274,7 +274,13 @@ class _Planning:
             with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
                 probe.body.hand_to(attempt)
                 keep_beginning(
-                    self._folder, manifest, manifest.chunk(0), probe.body, attempt, self._host.name
+                    self._folder,
+                    manifest,
+                    manifest.chunk(0),
+                    probe.body,
+                    attempt,
+                    self._host.name,
+                    most_seconds=_BEGINNING_SECONDS,
                 )
         except (AttemptStopped, TransientError) as error:
             # What came is saved; the chunk's task goes on there.
