@@ -43,8 +43,9 @@ LEASE_SECONDS = 10.0
 _LEASES_KEPT_SECONDS = 60
 #: How long it is remembered how many connections an origin allows; asked for or refused ones renew it.
 _SEEN_LIMIT_SECONDS = 300
-#: One more than was seen to be allowed is tried after this, and after twice as long each time that it is refused.
-_LONGEST_PAUSE_SECONDS = 60
+#: One more than was seen to be allowed is tried after the first, and after twice as long each time that it is refused.
+_LEAST_PAUSE_SECONDS = 0.5
+_MOST_PAUSE_SECONDS = 60
 
 # A change of state is one step: two workers that see different ends agree on the first.
 _TRANSITION = """
@@ -57,23 +58,26 @@ return 1
 
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
 _ACQUIRE = """
-local job, job_leases, origin_leases, wait, allowed = unpack(KEYS)
-local holder, origin_limit, job_limit, seconds, kept, remembered = unpack(ARGV)
-local now = redis.call('TIME')[1] + 0
+local job, job_leases, done, origin_leases, wait, allowed = unpack(KEYS)
+local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local state = redis.call('HGET', job, 'state') or ''
 local milliseconds = redis.call('PTTL', wait)
-if milliseconds > 0 then return {state, 0, milliseconds} end
+if milliseconds > 0 then return {state, 0, milliseconds, 0} end
 redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local taken = redis.call('ZCARD', origin_leases)
 if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
-  return {state, 0, 0}
+  return {state, 0, 0, redis.call('SCARD', done)}
 end
 local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
 if seen[1] and taken >= tonumber(seen[1]) then
-  if now < seen[2] + seen[3] then return {state, 0, 0} end
+  if now < seen[2] + seen[3] then
+    return {state, 0, 0, redis.call('SCARD', done)}
+  end
   local pause = tonumber(seen[3])
-  if seen[4] == '1' then pause = math.max(1, math.floor(pause / 2)) end
+  if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
   redis.call('HSET', allowed, 'count', taken + 1, 'at', now, 'pause', pause, 'tried', 1)
   redis.call('EXPIRE', allowed, remembered)
 end
@@ -81,25 +85,26 @@ for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
   redis.call('EXPIRE', leases, kept)
 end
-return {state, 1, 0}
+return {state, 1, 0, 0}
 """
 
 # A refusal among other connections that stand: as many as those are is what the origin allows, for now. Of a fleet that
 # was refused together each takes its own lease back first, so that the last one counts those that are being served.
 _REFUSED = """
 local job_leases, origin_leases, allowed = unpack(KEYS)
-local holder, longest, remembered = unpack(ARGV)
-local now = redis.call('TIME')[1] + 0
+local holder, pause_least, pause_most, remembered = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local others = redis.call('ZCARD', origin_leases)
 if others == 0 then return 0 end
 local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
-local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(seen[2] or 1)
+local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(seen[2] or pause_least)
 if seen[3] == '1' then
   -- Back to what went well: of those, some may have ended since.
-  count, pause = math.max(1, seen[1] - 1), math.min(pause * 2, tonumber(longest))
+  count, pause = math.max(1, seen[1] - 1), math.min(pause * 2, tonumber(pause_most))
 end
 redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
 redis.call('EXPIRE', allowed, remembered)
@@ -142,6 +147,7 @@ class Lease:
     state: JobState | None  #: the job's
     is_given: bool
     wait_seconds: float  #: how long the origin has asked everybody to wait; 0: not
+    chunks_done: int  #: of the job; told where all connections are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,21 +322,23 @@ class Records:
         keys = [
             self._key(progress.job_id),
             self._key(progress.job_id, "leases"),
+            self._key(progress.job_id, "done"),
             self._origin_key(progress.origin, "leases"),
             self._origin_key(progress.origin, "wait"),
             self._origin_key(progress.origin, "allowed"),
         ]
-        args: list[str | int] = [
+        args: list[str | float] = [
             progress.holder,
             origin_limit,
             job_limit,
             int(LEASE_SECONDS),
             _LEASES_KEPT_SECONDS,
+            _LEAST_PAUSE_SECONDS,
             _SEEN_LIMIT_SECONDS,
         ]
         with self._translated():
-            state, given, milliseconds = self._acquire(keys=keys, args=args)
-        return Lease(JobState(state) if state else None, bool(given), milliseconds / 1000)
+            state, given, milliseconds, done_count = self._acquire(keys=keys, args=args)
+        return Lease(JobState(state) if state else None, bool(given), milliseconds / 1000, done_count)
 
     def refused(self, progress: Progress) -> bool:
         """Take note that an origin refused a connection, and give its lease back.
@@ -339,11 +347,10 @@ class Records:
             Whether others stood at that moment: then the origin allows only so many, and no more are tried for
             a while. False: the refusal is the origin's own trouble.
         """
-        keys = [
-            *self._leases_of(progress),
-            self._origin_key(progress.origin, "allowed"),
-        ]
-        args: list[str | int] = [progress.holder, _LONGEST_PAUSE_SECONDS, _SEEN_LIMIT_SECONDS]
+        keys = [*self._leases_of(progress), self._origin_key(progress.origin, "allowed")]
+        args: list[str | float] = [
+            progress.holder, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS, _SEEN_LIMIT_SECONDS
+        ]  # fmt: skip
         with self._translated():
             return bool(self._refused(keys=keys, args=args))
 

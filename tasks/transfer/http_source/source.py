@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tasks.transfer.manifest import SourceRequest
 
 _MOST_REDIRECTS = 10
+#: What signed links are answered with when their time is over. Another one is asked for, once: a cache may have kept
+#: the redirect for too long, or the request have waited until the link was over.
+_LINK_IS_OVER = frozenset({401, 403, 404, 410})
 
 #: Origins that were seen to answer 200 to an If-Range that holds, though they honour the plain range. Some content
 #: networks do. Kept for as long as the process: asking again costs one request.
@@ -223,12 +226,22 @@ class Source:
 
         Each request starts from the submitted URL: a redirect's target may be a link that expires.
         """
+        response, url = self._follow(wanted, attempt, if_range)
+        if url != self._request.url and response.status_code in _LINK_IS_OVER:
+            response.close()
+            response, url = self._follow(wanted, attempt, if_range)
+        answers.check_status(response, redact(url))
+        return response
+
+    def _follow(
+        self, wanted: ByteRange | None, attempt: Attempt, if_range: str | None
+    ) -> tuple[requests.Response, str]:
+        """The first response that is no redirect, whatever its status, and the URL that it is from."""
         url = self._request.url
         for _ in range(_MOST_REDIRECTS + 1):
             response = self._send_once(url, wanted, attempt, if_range)
             if not response.is_redirect:
-                answers.check_status(response, redact(url))
-                return response
+                return response, url
             # Not read: the body of a redirect may be endless.
             response.close()
             url = self._target_of(response, url)
