@@ -18,7 +18,7 @@ from celery.exceptions import Reject
 from orchestrator import dispatch, planner
 from tasks import outcomes
 from tasks.app import PLAN_TASK, app
-from tasks.host import Host, NoLease, host
+from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -153,10 +153,7 @@ class _Planning:
         attempt, progress = self._new_attempt(source)
         self._host.take_lease(progress(), self._spec)
         try:
-            with self._host.watch.over(attempt, progress, slice_seconds=None):
-                probe = source.probe(
-                    planner.probe_bytes(self._spec.chunk_size_bytes), attempt, as_stream=as_stream
-                )
+            probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
                 manifest = self._decide(source, probe, void)
                 if manifest.size_bytes is None or manifest.chunks_count > 1:
@@ -167,6 +164,26 @@ class _Planning:
                     self._send(manifest)
         finally:
             self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
+
+    def _probe(
+        self, source: Source, attempt: Attempt, progress: Callable[[], Progress], *, as_stream: bool
+    ) -> Probe:
+        """Probe, and have others know what the origin said of too many requests."""
+        first_bytes = planner.probe_bytes(self._spec.chunk_size_bytes)
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=None):
+                return source.probe(first_bytes, attempt, as_stream=as_stream)
+        except TransientError as error:
+            # Not a failed probe: other jobs have all the connections that the origin allows.
+            if self._host.was_crowded_out(progress(), error):
+                raise NoLease(CROWDED_OUT_SECONDS) from None
+            asked_seconds = error.retry_after_seconds
+            if (
+                asked_seconds is not None
+                and asked_seconds <= self._host.policy_for(self._spec).max_wait_seconds
+            ):
+                self._host.records.cool_down(progress().origin, asked_seconds)
+            raise
 
     def give_up(self, error: Exception) -> None:
         """Say why; without a manifest nothing is worth keeping."""
@@ -273,7 +290,13 @@ class _Planning:
             with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
                 probe.body.hand_to(attempt)
                 keep_beginning(
-                    self._folder, manifest, manifest.chunk(0), probe.body, attempt, self._host.name
+                    self._folder,
+                    manifest,
+                    manifest.chunk(0),
+                    probe.body,
+                    attempt,
+                    self._host.name,
+                    most_seconds=_BEGINNING_SECONDS,
                 )
         except (AttemptStopped, TransientError) as error:
             # What came is saved; the chunk's task goes on there.

@@ -12,15 +12,13 @@ from celery.signals import worker_shutting_down
 
 from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
-from tasks.host import Host, NoLease, host
+from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
     ManifestStale,
     NoProgress,
-    OriginBusy,
-    OriginUnreachable,
     PlanVoidError,
     RangesRefused,
     Side,
@@ -38,8 +36,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A chunk that finds all connections taken comes back after a time up to this.
-_PARKED_SECONDS = 0.5
+#: Chunks of a job that find all connections taken ask again so often, all of them together. That is what a free one
+#: waits for. Each time costs 3 ms of a worker, and a thousand chunks that came back twice a second would use it up.
+_ASKED_PER_SECOND = 50
+_LEAST_PARKED_SECONDS, _MOST_PARKED_SECONDS = 0.05, 20.0
 #: A message must come back before the visibility timeout; longer waits are made of several.
 _LONGEST_COUNTDOWN_SECONDS = 60.0
 #: Whole files in answer to ranges that a chunk takes for one back end of several, before it takes it for the origin.
@@ -72,7 +72,7 @@ def fetch_chunk(
     try:
         delivery.bring()
     except NoLease as error:
-        raise delivery.park(error.wait_seconds) from None
+        raise delivery.park(error.wait_seconds, chunks_done=error.chunks_done) from None
     except AttemptStopped as stopped:
         delivery.give_lease_back()
         if stopped.reason is StopReason.JOB_ENDED:
@@ -145,9 +145,13 @@ class _Delivery:
         if progress is not None:
             _tell(lambda: self._host.records.attempt_ended(progress()))
 
-    def park(self, wait_seconds: float) -> Exception:
+    def park(self, wait_seconds: float, *, chunks_done: int = 0) -> Exception:
         """Have the message come back when there may be a connection; nothing was tried."""
-        jitter_seconds = random.uniform(_PARKED_SECONDS / 5, _PARKED_SECONDS)
+        waiting_count = self._manifest.chunks_count - chunks_done if self._manifest else 0
+        mean_seconds = min(
+            max(waiting_count / _ASKED_PER_SECOND, _LEAST_PARKED_SECONDS), _MOST_PARKED_SECONDS
+        )
+        jitter_seconds = random.uniform(0.2 * mean_seconds, 1.8 * mean_seconds)
         return self._again(
             min(wait_seconds, _LONGEST_COUNTDOWN_SECONDS) + jitter_seconds, self._fruitless_count
         )
@@ -217,8 +221,9 @@ class _Delivery:
         attempt, manifest = self._attempt, self._manifest
         retry_after_seconds = getattr(error, "retry_after_seconds", None)
         brought = attempt is not None and attempt.brought_bytes > 0
-        if retry_after_seconds is None and not brought and self._was_crowded_out(error):
-            raise self.park(1.0) from None
+        progress = self._progress
+        if progress is not None and not brought and self._host.was_crowded_out(progress(), error):
+            raise self.park(CROWDED_OUT_SECONDS) from None
         # A stream that starts over has made no progress, however much it brought: it would do so for ever.
         made_progress = brought and manifest is not None and manifest.honours_ranges
         fruitless_count = 0 if made_progress else self._fruitless_count + 1
@@ -241,16 +246,6 @@ class _Delivery:
             delay_seconds,
         )
         raise self._again(min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from None
-
-    def _was_crowded_out(self, error: Exception) -> bool:
-        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
-        progress = self._progress
-        if progress is None or not isinstance(error, OriginBusy | OriginUnreachable):
-            return False
-        try:
-            return self._host.records.refused(progress())
-        except RedisError:
-            return False
 
     def _again(self, delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
         # Celery does not hand the readable arguments on to a retry by itself.

@@ -17,7 +17,7 @@ from tasks.records import Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import Attempt
-from tasks.transfer.errors import JobTimedOut
+from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
@@ -30,13 +30,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: An attempt that was refused because others are served comes back after this, and not at the next free lease: that
+#: may be the one too many again.
+CROWDED_OUT_SECONDS = 1.0
+
 
 class NoLease(Exception):
     """All connections to an origin are taken, or it has asked everybody to wait for `wait_seconds`."""
 
-    def __init__(self, wait_seconds: float) -> None:
-        super().__init__(wait_seconds)
-        self.wait_seconds = wait_seconds
+    def __init__(self, wait_seconds: float, chunks_done: int = 0) -> None:
+        super().__init__(wait_seconds, chunks_done)
+        self.wait_seconds, self.chunks_done = wait_seconds, chunks_done
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,17 @@ class Host:
         if lease.is_overdue:
             raise JobTimedOut(progress.job_id)
         if not lease.is_given:
-            raise NoLease(lease.wait_seconds)
+            raise NoLease(lease.wait_seconds, lease.chunks_done)
         return lease.state
+
+    def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
+        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
+        if not isinstance(error, OriginBusy | OriginUnreachable) or error.retry_after_seconds is not None:
+            return False
+        try:
+            return self.records.refused(progress)
+        except RedisError:
+            return False
 
 
 _making = threading.Lock()

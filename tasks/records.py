@@ -13,7 +13,7 @@ Keys, behind the prefix:
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
-    origin:<origin>:most    connections that an origin was seen to allow, for a minute
+    origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
     job:<id>:changes        channel: a message at each change of state
 """
 
@@ -41,8 +41,11 @@ _LEAST_REDIS_VERSION = (6, 2)
 LEASE_SECONDS = 10.0
 #: A job's leases are forgotten this long after the last of them was renewed.
 _LEASES_KEPT_SECONDS = 60
-#: How long an origin is taken to allow no more connections than it was seen to.
-_SEEN_LIMIT_SECONDS = 60
+#: How long it is remembered how many connections an origin allows; asked for or refused ones renew it.
+_SEEN_LIMIT_SECONDS = 300
+#: One more than was seen to be allowed is tried after the first, and after twice as long each time that it is refused.
+_LEAST_PAUSE_SECONDS = 0.5
+_MOST_PAUSE_SECONDS = 60
 
 # A change of state is one step: two workers that see different ends agree on the first.
 _TRANSITION = """
@@ -55,32 +58,58 @@ return 1
 
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
 _ACQUIRE = """
-local job, job_leases, origin_leases, wait, most = unpack(KEYS)
-local holder, origin_limit, job_limit, seconds, kept = unpack(ARGV)
-local now = redis.call('TIME')[1] + 0
+local job, job_leases, done, origin_leases, wait, allowed = unpack(KEYS)
+local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local fields = redis.call('HMGET', job, 'state', 'ends_at')
 local state = fields[1] or ''
-if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 1} end
+if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1} end
 local milliseconds = redis.call('PTTL', wait)
-if milliseconds > 0 then return {state, 0, milliseconds, 0} end
+if milliseconds > 0 then return {state, 0, milliseconds, 0, 0} end
 redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
-local limit = math.min(tonumber(origin_limit), tonumber(redis.call('GET', most) or origin_limit))
-if redis.call('ZCARD', origin_leases) >= limit or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
-  return {state, 0, 0, 0}
+local taken = redis.call('ZCARD', origin_leases)
+if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
+  return {state, 0, 0, redis.call('SCARD', done), 0}
+end
+local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
+if seen[1] and taken >= tonumber(seen[1]) then
+  if now < seen[2] + seen[3] then
+    return {state, 0, 0, redis.call('SCARD', done), 0}
+  end
+  local pause = tonumber(seen[3])
+  if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
+  redis.call('HSET', allowed, 'count', taken + 1, 'at', now, 'pause', pause, 'tried', 1)
+  redis.call('EXPIRE', allowed, remembered)
 end
 for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
   redis.call('EXPIRE', leases, kept)
 end
-return {state, 1, 0, 0}
+return {state, 1, 0, 0, 0}
 """
 
-# A refusal among other connections that stand: one less is what the origin allows, for now.
+# A refusal among other connections that stand: as many as those are is what the origin allows, for now. Of a fleet that
+# was refused together each takes its own lease back first, so that the last one counts those that are being served.
 _REFUSED = """
-local count = redis.call('ZCARD', KEYS[1])
-if count <= 1 then return 0 end
-redis.call('SET', KEYS[2], count - 1, 'EX', ARGV[1])
+local job_leases, origin_leases, allowed = unpack(KEYS)
+local holder, pause_least, pause_most, remembered = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+redis.call('ZREM', job_leases, holder)
+redis.call('ZREM', origin_leases, holder)
+redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
+local others = redis.call('ZCARD', origin_leases)
+if others == 0 then return 0 end
+local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
+local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(seen[2] or pause_least)
+if seen[3] == '1' then
+  -- Back to what went well: of those, some may have ended since.
+  count, pause = math.max(1, seen[1] - 1), math.min(pause * 2, tonumber(pause_most))
+end
+redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
+redis.call('EXPIRE', allowed, remembered)
 return 1
 """
 
@@ -121,6 +150,7 @@ class Lease:
     is_given: bool
     wait_seconds: float  #: how long the origin has asked everybody to wait; 0: not
     is_overdue: bool  #: the time that the job was given has passed
+    chunks_done: int  #: of the job; told where all connections are taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,31 +343,43 @@ class Records:
         keys = [
             self._key(progress.job_id),
             self._key(progress.job_id, "leases"),
+            self._key(progress.job_id, "done"),
             self._origin_key(progress.origin, "leases"),
             self._origin_key(progress.origin, "wait"),
-            self._origin_key(progress.origin, "most"),
+            self._origin_key(progress.origin, "allowed"),
         ]
-        args: list[str | int] = [
+        args: list[str | float] = [
             progress.holder,
             origin_limit,
             job_limit,
             int(LEASE_SECONDS),
             _LEASES_KEPT_SECONDS,
+            _LEAST_PAUSE_SECONDS,
+            _SEEN_LIMIT_SECONDS,
         ]
         with self._translated():
-            state, given, milliseconds, overdue = self._acquire(keys=keys, args=args)
-        return Lease(JobState(state) if state else None, bool(given), milliseconds / 1000, bool(overdue))
+            state, given, milliseconds, done_count, overdue = self._acquire(keys=keys, args=args)
+        return Lease(
+            state=JobState(state) if state else None,
+            is_given=bool(given),
+            wait_seconds=milliseconds / 1000,
+            is_overdue=bool(overdue),
+            chunks_done=done_count,
+        )
 
     def refused(self, progress: Progress) -> bool:
-        """Take note that an origin refused a connection.
+        """Take note that an origin refused a connection, and give its lease back.
 
         Returns:
-            Whether others stood at that moment: then the origin allows fewer than were tried, and that many
-            less are used for a while. False: the refusal is the origin's own trouble.
+            Whether others stood at that moment: then the origin allows only so many, and no more are tried for
+            a while. False: the refusal is the origin's own trouble.
         """
-        keys = [self._origin_key(progress.origin, "leases"), self._origin_key(progress.origin, "most")]
+        keys = [*self._leases_of(progress), self._origin_key(progress.origin, "allowed")]
+        args: list[str | float] = [
+            progress.holder, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS, _SEEN_LIMIT_SECONDS
+        ]  # fmt: skip
         with self._translated():
-            return bool(self._refused(keys=keys, args=[_SEEN_LIMIT_SECONDS]))
+            return bool(self._refused(keys=keys, args=args))
 
     def cool_down(self, origin: str, seconds: float) -> None:
         """Have everybody wait before the next connection to an origin, as it has asked for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import TooLarge
@@ -10,6 +11,8 @@ from tasks.transfer.manifest import Span
 from tasks.transfer.ranges import ByteRange
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.transfer.attempt import Attempt
     from tasks.transfer.http_source import Body, Source
     from tasks.transfer.manifest import Chunk, Manifest, Proven
@@ -72,9 +75,21 @@ def fetch_chunk(
 
 
 def keep_beginning(
-    folder: JobFolder, manifest: Manifest, chunk: Chunk, body: Body, attempt: Attempt, worker: str
+    folder: JobFolder,
+    manifest: Manifest,
+    chunk: Chunk,
+    body: Body,
+    attempt: Attempt,
+    worker: str,
+    *,
+    most_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Save the answer to the probe as the beginning of the first chunk, and leave the rest to its task."""
+    """Save the answer to the probe as the beginning of the first chunk, and leave the rest to its task.
+
+    What has not come within `most_seconds` is left too: all other chunks wait for this.
+    """
+    ends_seconds = clock() + most_seconds
     with folder.open_part(manifest, chunk, attempt.name) as part:
         part.start_over()
         attempt.begin_at(0)
@@ -84,7 +99,7 @@ def keep_beginning(
                     # The chunk may be smaller than what the probe asked for.
                     part.write(block[: (chunk.length_bytes or 0) - part.done_bytes])
                     attempt.done_bytes = part.done_bytes
-                    if part.is_whole:
+                    if part.is_whole or clock() > ends_seconds:
                         break
         finally:
             part.save(worker)

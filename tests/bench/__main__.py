@@ -22,6 +22,7 @@ _forget_settings()
 
 from bench import latency as latency_measure  # noqa: E402
 from bench import memory as memory_measure  # noqa: E402
+from bench import polite as polite_measure  # noqa: E402
 from bench import report, throughput  # noqa: E402
 from bench.place import NotEnoughSpace  # noqa: E402
 from bench.programs import ALL_PROGRAMS, RunFailed  # noqa: E402
@@ -136,6 +137,26 @@ def memory(size_bytes: int, connections: int, folder: Path | None, json_file: Pa
     report.print_memory(marks)
     if json_file is not None:
         report.write_json(json_file, "memory", [dataclasses.asdict(mark) for mark in marks])
+
+
+@main.command()
+@click.option("--size", "size_bytes", type=Size(), default="48M", show_default=True, help="Of the file.")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker programs.")
+@click.option(
+    "--runs", "runs_count", type=click.IntRange(1), default=3, show_default=True, help="Of this program."
+)
+@folder_option
+@json_option
+def polite(
+    size_bytes: int, workers: int, runs_count: int, folder: Path | None, json_file: Path | None
+) -> None:
+    """Download from an origin that serves 1 MiB/s a connection, and four of them to a client."""
+    runs = polite_measure.measure(
+        folder, size_bytes=size_bytes, workers=workers, runs_count=runs_count, say=_say
+    )
+    report.print_polite(runs)
+    if json_file is not None:
+        report.write_json(json_file, "polite", [dataclasses.asdict(run) for run in runs])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from bench.latency import Timing
     from bench.memory import HighWater
+    from bench.polite import Rate
     from bench.throughput import Series
     from bench.usage import Usage
 
@@ -121,6 +122,20 @@ def print_memory(marks: Sequence[HighWater]) -> None:
     table.add_section()
     ready_bytes, peak_bytes = sum(m.ready_bytes for m in marks), sum(m.peak_bytes for m in marks)
     table.add_row("sum", f"{ready_bytes / _MIB:.1f}", f"{peak_bytes / _MIB:.1f}")
+    _print(table)
+
+
+def print_polite(rates: Sequence[Rate]) -> None:
+    """Print rates, and what they are of four times that of one connection."""
+    table = _table(
+        "an origin with 1 MiB/s a connection and four connections to a client",
+        "what", "MiB/s", "of 4 connections", "refused", "not 4 in use, s",
+    )  # fmt: skip
+    one = next(rate for rate in rates if rate.is_measure)
+    for rate in rates:
+        share = "" if rate.is_curl else f"{rate.mib_per_second / (4 * one.mib_per_second):.2f}"
+        counts = ("", "") if rate.is_curl else (str(rate.refused_count), f"{rate.idle_seconds:.2f}")
+        table.add_row(rate.what, f"{rate.mib_per_second:.2f}", share, *counts)
     _print(table)
 
 

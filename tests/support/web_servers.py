@@ -23,6 +23,7 @@ http {{
     client_body_temp_path {folder}/t1; proxy_temp_path {folder}/t2; fastcgi_temp_path {folder}/t3;
     uwsgi_temp_path {folder}/t4; scgi_temp_path {folder}/t5;
     sendfile on;
+    {around}
     server {{
         listen 127.0.0.1:{port};
         root {documents};
@@ -47,12 +48,23 @@ DocumentRoot {documents}
 
 
 @contextmanager
-def nginx(folder: Path, documents: Path, *, extra: str = "") -> Iterator[str]:
-    """nginx on a port of loopback; yields its base URL, without a slash at the end."""
+def nginx(folder: Path, documents: Path, *, extra: str = "", around: str = "") -> Iterator[str]:
+    """nginx on a port of loopback; yields its base URL, without a slash at the end.
+
+    Args:
+        folder: for its state and logs.
+        documents: what it serves.
+        extra: directives of the server.
+        around: directives of the whole program, such as zones.
+    """
     program, port = need("nginx"), free_port()
     config = folder / "nginx.conf"
-    config.write_text(_NGINX.format(folder=folder, documents=documents, port=port, extra=extra))
-    process = subprocess.Popen([program, "-e", str(folder / "nginx-start.log"), "-c", str(config)])
+    config.write_text(
+        _NGINX.format(folder=folder, documents=documents, port=port, extra=extra, around=around)
+    )
+    process = subprocess.Popen(
+        [program, "-p", str(folder), "-e", str(folder / "nginx-start.log"), "-c", str(config)]
+    )
     try:
         wait_until(lambda: is_listening(port), what="nginx listening")
         yield f"http://127.0.0.1:{port}"
