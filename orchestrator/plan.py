@@ -18,7 +18,7 @@ from celery.exceptions import Reject
 from orchestrator import dispatch, planner
 from tasks import outcomes
 from tasks.app import PLAN_TASK, app
-from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
+from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host, new_attempt_name
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -31,7 +31,7 @@ from tasks.transfer.errors import (
     origin_of,
 )
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, Span
 from tasks.transfer.merge_parts import Merged, publish_parts
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ class _Planning:
         self._created_at = created_at
         self._folder = here.volume.job(job_id)
         self._destination: str | None = None
+        self._attempt_name = new_attempt_name()  # one for all that it does: the lease is under this name
 
     def run(self, void_generation: int | None, *, as_stream: bool) -> None:
         """Plan; the job is fetching or complete then."""
@@ -158,12 +159,14 @@ class _Planning:
                 manifest = self._decide(source, probe, void)
                 if manifest.size_bytes is None or manifest.chunks_count > 1:
                     self._write(manifest, source, probe, void)
-                    self._send(manifest)
-                elif not self._take_whole(manifest, source, probe):
+                elif self._take_whole(manifest, source, probe):
+                    return
+                else:
                     self._write(manifest, source, None, void)
-                    self._send(manifest)
         finally:
             self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
+        # The lease is back by now: the first chunk would wait for it.
+        self._send(manifest)
 
     def _probe(
         self, source: Source, attempt: Attempt, progress: Callable[[], Progress], *, as_stream: bool
@@ -246,7 +249,7 @@ class _Planning:
             try:
                 with self._host.watch.over(attempt, progress, slice_seconds=_PLAN_SLICE_SECONDS):
                     probe.body.hand_to(attempt)
-                    receipts = fetch_chunk(
+                    brought = fetch_chunk(
                         source,
                         self._folder,
                         manifest,
@@ -254,12 +257,13 @@ class _Planning:
                         attempt,
                         self._host.name,
                         opened=probe.body,
-                    ).receipts
+                    )
             except (AttemptStopped, TransientError, PlanVoidError) as error:
                 if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
                     raise
                 return False
-            self._host.records.chunk_done(progress(), receipts[0].brought_bytes)
+            receipts = brought.proven.receipts
+            self._host.records.span_done(progress(), brought.by_worker, is_whole=True)
         outcomes.complete(self._host, manifest, self._publish(manifest, receipts))
         return True
 
@@ -314,6 +318,7 @@ class _Planning:
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
         self._folder.write_manifest(manifest)
+        self._host.records.rejoin(self._job_id)
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
@@ -342,7 +347,11 @@ class _Planning:
     def _new_attempt(self, source: Source) -> tuple[Attempt, Callable[[], Progress]]:
         # Generation: a plan is not fenced by the sendings it makes.
         return self._host.new_attempt(
-            self._job_id, 0, generation=_NEVER_FENCED, origin=origin_of(source.name)
+            self._job_id,
+            Span(0),
+            generation=_NEVER_FENCED,
+            origin=origin_of(source.name),
+            name=self._attempt_name,
         )
 
     def _check_destination(self, destination: str) -> None:

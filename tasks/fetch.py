@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 import time
@@ -14,7 +15,7 @@ from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
-from tasks.records import RedisError
+from tasks.records import RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
     ManifestStale,
@@ -26,12 +27,14 @@ from tasks.transfer.errors import (
     TransientError,
 )
 from tasks.transfer.fetch_chunk import fetch_chunk as bring_chunk
+from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.records import Progress
     from tasks.transfer.attempt import Attempt
+    from tasks.transfer.fetch_chunk import Brought
     from tasks.transfer.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -111,32 +114,74 @@ class _Delivery:
         self._progress: Callable[[], Progress] | None = None
 
     def bring(self) -> None:
-        """Bring the chunk; every way in which that may not come about is an exception."""
+        """Bring the chunk, and then what others are slow with; all ways not to are exceptions."""
         manifest = self._manifest = self._read_manifest()
-        chunk = manifest.chunk(self._number)
-        attempt, progress = self._host.new_attempt(
-            self._job_id, self._number, generation=self._generation, origin=manifest.origin
-        )
-        is_stream = not manifest.honours_ranges
-        state = self._host.take_lease(progress(), manifest.spec, is_stream=is_stream)
+        ends_seconds = time.monotonic() + self._host.settings.time_slice_seconds
+        span: Span | None = self._begin(manifest)
+        while span is not None:
+            span = self._bring(manifest, span, ends_seconds)
+
+    def _begin(self, manifest: Manifest) -> Span:
+        """Get a lease for what is missing of the chunk."""
+        proven = self._host.volume.job(self._job_id).proven(manifest, manifest.chunk(self._number))
+        span = Span(self._number, 0 if proven.is_whole else proven.length_bytes)
+        attempt, progress = self._new_attempt(manifest, span)
+        lease = self._host.take_lease(progress(), manifest.spec, is_stream=not manifest.honours_ranges)
         self._attempt, self._progress = attempt, progress
-        if state not in (JobState.FETCHING, JobState.PLANNING):
+        if lease.state not in (JobState.FETCHING, JobState.PLANNING):
             raise AttemptStopped(StopReason.JOB_ENDED)
+        return dataclasses.replace(span, stop=lease.stop)
+
+    def _bring(self, manifest: Manifest, span: Span, ends_seconds: float) -> Span | None:
+        """Bring one span under the lease that is held; what to go on with, if there is something."""
+        attempt, progress = self._new_attempt(
+            manifest, span, name=self._attempt.name if self._attempt else None
+        )
+        self._attempt, self._progress = attempt, progress
         began_seconds = time.monotonic()
-        slice_seconds = None if is_stream else self._host.settings.time_slice_seconds
+        slice_seconds = ends_seconds - began_seconds if manifest.honours_ranges else None
+        folder = self._host.volume.job(self._job_id)
         with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
             source = self._host.source(manifest.sealed_request)
-            folder = self._host.volume.job(self._job_id)
-            proven = bring_chunk(source, folder, manifest, chunk, attempt, self._host.name)
-        if not attempt.has_begun:
-            attempt.begin_at(proven.length_bytes)  # an earlier attempt left the receipt
-        _tell(lambda: self._host.records.chunk_done(progress(), proven.receipts[-1].brought_bytes))
+            brought = bring_chunk(
+                source, folder, manifest, manifest.chunk(span.number), attempt, self._host.name, span=span
+            )
+        seconds = time.monotonic() - began_seconds
         logger.info(
-            "chunk fetched job=%s number=%d bytes=%d seconds=%.2f",
+            "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
             self._job_id,
-            self._number,
+            span,
             attempt.brought_bytes,
-            time.monotonic() - began_seconds,
+            seconds,
+        )
+        return self._go_on(manifest, brought, seconds, is_over=time.monotonic() > ends_seconds)
+
+    def _go_on(self, manifest: Manifest, brought: Brought, seconds: float, *, is_over: bool) -> Span | None:
+        """Report what was brought, and ask what to go on with."""
+        attempt, progress = self._attempt, self._progress
+        if attempt is None or progress is None:
+            raise AssertionError("something was brought by no attempt")
+        search = None
+        if manifest.honours_ranges and manifest.chunks_count > 1 and not is_over:
+            search = Search(
+                chunks_count=manifest.chunks_count,
+                chunk_size_bytes=manifest.chunk_size_bytes,
+                size_bytes=manifest.size_bytes or 0,
+                bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
+            )
+        try:
+            return self._host.records.span_done(
+                progress(), brought.by_worker, is_whole=brought.proven.is_whole, search=search
+            )
+        except RedisError as error:
+            logger.warning("not reported error=%s", error)
+            return None
+
+    def _new_attempt(
+        self, manifest: Manifest, span: Span, *, name: str | None = None
+    ) -> tuple[Attempt, Callable[[], Progress]]:
+        return self._host.new_attempt(
+            self._job_id, span, generation=self._generation, origin=manifest.origin, name=name
         )
 
     def give_lease_back(self) -> None:

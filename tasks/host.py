@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
-from tasks.records import Progress, Records, RedisError
+from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import Attempt
@@ -26,7 +26,7 @@ from tasks.watch import LowSpeed, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.transfer.manifest import JobSpec
+    from tasks.transfer.manifest import JobSpec, Span
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +69,29 @@ class Host:
         return dataclasses.replace(self.policy, max_wait_seconds=spec.max_wait_seconds)
 
     def new_attempt(
-        self, job_id: str, number: int, *, generation: int, origin: str
+        self, job_id: str, span: Span, *, generation: int, origin: str, name: str | None = None
     ) -> tuple[Attempt, Callable[[], Progress]]:
-        """An attempt at a chunk, and what to report of it at any moment."""
-        attempt = Attempt(f"{os.getpid():x}-{secrets.token_hex(6)}")
-        holder = f"{self.name}/{attempt.name}"
+        """An attempt at a span of a chunk, and what to report of it at any moment.
+
+        Args:
+            job_id: whose chunk.
+            span: what to bring.
+            generation: the sending that the attempt belongs to.
+            origin: whose connection it needs.
+            name: of an attempt that has ended, whose lease this one goes on with; None: it needs one of its own.
+        """
+        attempt = Attempt(name or new_attempt_name())
         return attempt, lambda: Progress(
-            job_id, number, generation, attempt.done_bytes if attempt.has_begun else None, holder, origin
+            job_id=job_id,
+            span=span,
+            generation=generation,
+            done_bytes=attempt.done_bytes if attempt.has_begun else None,
+            bytes_per_second=attempt.bytes_per_second,
+            holder=f"{self.name}/{attempt.name}",
+            origin=origin,
         )
 
-    def take_lease(self, progress: Progress, spec: JobSpec, *, is_stream: bool = False) -> JobState | None:
+    def take_lease(self, progress: Progress, spec: JobSpec, *, is_stream: bool = False) -> Lease:
         """Take a lease on one of an origin's connections.
 
         Args:
@@ -87,10 +100,10 @@ class Host:
             is_stream: a file that cannot be split; a second copy of its task would start it over.
 
         Returns:
-            The job's state; None if it has no record. Without Redis, which is a view, `FETCHING`.
+            The lease. Without Redis, which is a view, one of a job that is being fetched.
 
         Raises:
-            NoLease: all are taken, or the origin has asked to wait.
+            NoLease: all are taken, somebody is at it already, or the origin has asked to wait.
             JobTimedOut: the time that the job was given has passed.
         """
         limit = spec.connections or self.settings.connections
@@ -101,12 +114,12 @@ class Host:
             lease = self.records.acquire(progress, origin_limit=limit, job_limit=1 if is_stream else limit)
         except RedisError as error:
             logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
-            return JobState.FETCHING
+            return Lease(JobState.FETCHING, is_given=True)
         if lease.is_overdue:
             raise JobTimedOut(progress.job_id)
         if not lease.is_given:
             raise NoLease(lease.wait_seconds, lease.chunks_done)
-        return lease.state
+        return lease
 
     def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
         """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
@@ -116,6 +129,11 @@ class Host:
             return self.records.refused(progress)
         except RedisError:
             return False
+
+
+def new_attempt_name() -> str:
+    """A name that no other attempt has or had."""
+    return f"{os.getpid():x}-{secrets.token_hex(6)}"
 
 
 _making = threading.Lock()

@@ -7,21 +7,25 @@ Keys, behind the prefix:
 
     jobs                    sorted set: job ids by time of submit
     job:<id>                hash: the record's fields, ``at:<state>`` times, the sealed request
-    job:<id>:bytes          hash: chunk number -> bytes done; a repeated report changes nothing
+    job:<id>:bytes          hash: span -> bytes done; a repeated report changes nothing
     job:<id>:done           set: numbers of chunks that have a receipt
-    job:<id>:shares         hash: chunk number -> who brought how much, as JSON
+    job:<id>:shares         hash: span -> who brought how much, as JSON
+    job:<id>:stops          hash: span -> where it ends in its chunk, if somebody took over what follows
+    job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
     origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
     job:<id>:changes        channel: a message at each change of state
+
+A span is written as its chunk's number, with ``+`` and its start where that is not the chunk's: ``12+5242880``.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records.attempts import Attempts, Progress, Standing
+from tasks.records.attempts import Attempts, Progress, Search, Standing
 from tasks.records.client import RedisError, without_password
 from tasks.records.jobs import JobRecords
 from tasks.records.leases import Lease, Leases
@@ -30,7 +34,16 @@ from tasks.records.reading import NoSuchJob
 if TYPE_CHECKING:
     from pydantic import SecretStr
 
-__all__ = ["Lease", "NoSuchJob", "Progress", "Records", "RedisError", "Standing", "without_password"]
+__all__ = [
+    "Lease",
+    "NoSuchJob",
+    "Progress",
+    "Records",
+    "RedisError",
+    "Search",
+    "Standing",
+    "without_password",
+]
 
 
 class Records(JobRecords, Attempts, Leases):

@@ -95,7 +95,7 @@ class JobRecords(Client):
 
     def _expire(self, job_id: str, *, final: bool) -> None:
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
-            for kind in ("", "bytes", "done", "shares"):
+            for kind in ("", "bytes", "done", "shares", "stops", "speeds"):
                 key = self.key(job_id, kind)
                 if final:
                     pipe.expire(key, self.age_seconds)
@@ -128,7 +128,7 @@ class JobRecords(Client):
             pipe.hgetall(self.key(job_id))
             pipe.hvals(self.key(job_id, "bytes"))
             pipe.scard(self.key(job_id, "done"))
-            pipe.hvals(self.key(job_id, "shares"))
+            pipe.hgetall(self.key(job_id, "shares"))
             pipe.time()
             pipe.zrange(self.key(job_id, "leases"), 0, -1, withscores=True)
             fields, counts, chunks_done, shares, now, leases = pipe.execute()

@@ -26,25 +26,29 @@ _MOST_PAUSE_SECONDS = 60
 
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
 _ACQUIRE = """
-local job, job_leases, done, origin_leases, wait, allowed = unpack(KEYS)
-local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered = unpack(ARGV)
+local job, job_leases, done, origin_leases, wait, allowed, speeds, stops = unpack(KEYS)
+local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local fields = redis.call('HMGET', job, 'state', 'ends_at')
 local state = fields[1] or ''
-if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1} end
+if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1, false} end
 local milliseconds = redis.call('PTTL', wait)
-if milliseconds > 0 then return {state, 0, milliseconds, 0, 0} end
+if milliseconds > 0 then return {state, 0, milliseconds, 0, 0, false} end
 redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
+local other = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
+if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
+  return {state, 0, 1000, 0, 0, false}
+end
 local taken = redis.call('ZCARD', origin_leases)
 if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
-  return {state, 0, 0, redis.call('SCARD', done), 0}
+  return {state, 0, 0, redis.call('SCARD', done), 0, false}
 end
 local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
 if seen[1] and taken >= tonumber(seen[1]) then
   if now < seen[2] + seen[3] then
-    return {state, 0, 0, redis.call('SCARD', done), 0}
+    return {state, 0, 0, redis.call('SCARD', done), 0, false}
   end
   local pause = tonumber(seen[3])
   if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
@@ -55,7 +59,8 @@ for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
   redis.call('EXPIRE', leases, kept)
 end
-return {state, 1, 0, 0, 0}
+redis.call('HSET', speeds, span, '-1 ' .. holder)
+return {state, 1, 0, 0, 0, redis.call('HGET', stops, span)}
 """
 
 
@@ -89,16 +94,17 @@ class Lease:
 
     state: JobState | None  #: the job's
     is_given: bool
-    wait_seconds: float  #: how long the origin has asked everybody to wait; 0: not
-    is_overdue: bool  #: the time that the job was given has passed
-    chunks_done: int  #: of the job; told where all connections are taken
+    wait_seconds: float = 0  #: how long the origin has asked everybody to wait; 0: not
+    is_overdue: bool = False  #: the time that the job was given has passed
+    chunks_done: int = 0  #: of the job; told where all connections are taken
+    stop: int | None = None  #: where the span ends in its chunk, if another worker took over what follows
 
 
 class Leases(Client):
     """Who may open a connection to an origin."""
 
     def acquire(self, progress: Progress, *, origin_limit: int, job_limit: int) -> Lease:
-        """Ask for a lease on one of an origin's connections.
+        """Ask for a lease on one of an origin's connections; there is none for a span that is being fetched already.
 
         It ends by itself `LEASE_SECONDS` after the last report, so a dead worker cannot keep it.
 
@@ -114,6 +120,8 @@ class Leases(Client):
             self.origin_key(progress.origin, "leases"),
             self.origin_key(progress.origin, "wait"),
             self.origin_key(progress.origin, "allowed"),
+            self.key(progress.job_id, "speeds"),
+            self.key(progress.job_id, "stops"),
         ]
         args: list[str | float] = [
             progress.holder,
@@ -123,14 +131,16 @@ class Leases(Client):
             LEASES_KEPT_SECONDS,
             _LEAST_PAUSE_SECONDS,
             _SEEN_LIMIT_SECONDS,
+            str(progress.span),
         ]
-        state, given, milliseconds, done_count, overdue = self.run(_ACQUIRE, keys=keys, args=args)
+        state, given, milliseconds, done_count, overdue, stop = self.run(_ACQUIRE, keys=keys, args=args)
         return Lease(
             state=JobState(state) if state else None,
             is_given=bool(given),
             wait_seconds=milliseconds / 1000,
             is_overdue=bool(overdue),
             chunks_done=done_count,
+            stop=None if stop is None else int(stop),
         )
 
     def refused(self, progress: Progress) -> bool:

@@ -26,7 +26,7 @@ def to_record(
     fields: dict[str, str],
     counts: list[str],
     chunks_done: int,
-    shares: list[str],
+    shares: dict[str, str],
     holders: list[str],
 ) -> JobRecord:
     """A record from its hash, the bytes of its chunks, how many are done, who brought them, and open leases.
@@ -35,12 +35,13 @@ def to_record(
         RedisError: what is in Redis makes no record.
     """
     workers: dict[str, WorkerShare] = {}
-    for share in shares:
+    numbers: dict[str, set[str]] = {}
+    for span, share in shares.items():
         for worker, count_bytes in json.loads(share).items():
+            chunks = numbers.setdefault(worker, set())
+            chunks.add(span.partition("+")[0])
             before = workers.get(worker, WorkerShare())
-            workers[worker] = WorkerShare(
-                chunks_count=before.chunks_count + 1, bytes=before.bytes + count_bytes
-            )
+            workers[worker] = WorkerShare(chunks_count=len(chunks), bytes=before.bytes + count_bytes)
     times = {name[3:]: value for name, value in fields.items() if name.startswith("at:")}
     plain = {
         name: value

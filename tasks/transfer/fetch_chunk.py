@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import TooLarge
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from tasks.transfer.volume import JobFolder, PartWriter
 
 
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What an attempt ended with."""
+
+    proven: Proven  #: what is there of the chunk
+    by_worker: dict[str, int]  #: bytes of the span by who brought them; empty: nothing had to be brought
+
+
 def fetch_chunk(
     source: Source,
     folder: JobFolder,
@@ -29,7 +38,7 @@ def fetch_chunk(
     *,
     span: Span | None = None,
     opened: Body | None = None,
-) -> Proven:
+) -> Brought:
     """Bring one chunk, or a span of it.
 
     Whatever ends it early, what it brought is saved first: the next attempt, on any worker, goes on there.
@@ -45,14 +54,15 @@ def fetch_chunk(
         opened: the answer to the probe, where that has the chunk's first bytes.
 
     Returns:
-        What is there of the chunk then, whoever brought it.
+        What is there of the chunk then, whoever brought it, and what the span's receipt says.
 
     Raises:
         TransferError: see its groups. AttemptStopped: the attempt was stopped.
     """
     proven = folder.proven(manifest, chunk)
     if proven.is_whole:
-        return proven
+        attempt.begin_at(proven.length_bytes)  # an earlier attempt left it
+        return Brought(proven, {})
     span = span or Span(chunk.number, proven.length_bytes)
     with folder.open_part(manifest, chunk, attempt.name, span) as part:
         if not manifest.honours_ranges or opened is not None:
@@ -70,8 +80,8 @@ def fetch_chunk(
             if manifest.honours_ranges:
                 part.save(worker)
             raise
-        part.complete(worker)
-    return folder.proven(manifest, chunk)
+        receipt = part.complete(worker)
+    return Brought(folder.proven(manifest, chunk), receipt.brought_bytes)
 
 
 def keep_beginning(

@@ -110,12 +110,12 @@ def test_a_chunk_that_breaks_three_times_in_a_row_goes_on_at_the_byte(tmp_path, 
             with pytest.raises((ResponseTruncated, OriginUnreachable)):
                 bench.fetch(0, attempts[-1])
             assert attempts[-1].brought_bytes == 9_000
-        receipt = bench.fetch(0)
+        brought = bench.fetch(0)
         assert [request.range for request in server.requests] == [
             (start, 39_999) for start in (0, 9_000, 18_000, 27_000, 36_000)
         ]
-        assert receipt.length_bytes == 40_000
-        assert receipt.receipts[0].brought_bytes == {"host-1": 40_000}
+        assert brought.proven.length_bytes == 40_000
+        assert brought.by_worker == {"host-1": 40_000}
         bench.source = Source(SourceRequest(url=server.url), LIMITS)
     with scripted_server(file_answer(CONTENT)) as server:
         bench.source = Source(SourceRequest(url=server.url), LIMITS)

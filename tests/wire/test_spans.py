@@ -72,8 +72,8 @@ class _Job:
 
 
 def test_a_cut_chunk_and_its_rest_are_joined(job):
-    assert not job.fetch(0, cut_bytes=128 * KIB).is_whole
-    assert job.fetch(0, Span(0, 128 * KIB)).is_whole
+    assert not job.fetch(0, cut_bytes=128 * KIB).proven.is_whole
+    assert job.fetch(0, Span(0, 128 * KIB)).proven.is_whole
     job.fetch_others(0)
     assert job.merged() == CONTENT
     # Nothing was fetched twice, but what was on its way when the first connection was closed.
@@ -81,9 +81,9 @@ def test_a_cut_chunk_and_its_rest_are_joined(job):
 
 
 def test_the_rest_may_be_there_first(job):
-    assert not job.fetch(0, Span(0, 320 * KIB)).is_whole
-    assert not job.fetch(0, Span(0, 64 * KIB, 320 * KIB)).is_whole
-    assert job.fetch(0, cut_bytes=64 * KIB).is_whole
+    assert not job.fetch(0, Span(0, 320 * KIB)).proven.is_whole
+    assert not job.fetch(0, Span(0, 64 * KIB, 320 * KIB)).proven.is_whole
+    assert job.fetch(0, cut_bytes=64 * KIB).proven.is_whole
     job.fetch_others(0)
     assert job.merged() == CONTENT
 
@@ -96,7 +96,7 @@ def test_a_rest_that_nobody_brought_is_missing_and_fetched_again(job):
     assert isinstance(missing, Incomplete)
     assert [chunk.number for chunk in missing.chunks] == [0]
     assert not (job.volume.root / "file.bin").exists()
-    assert job.fetch(0).is_whole
+    assert job.fetch(0).proven.is_whole
     assert job.merged() == CONTENT
 
 
@@ -115,7 +115,7 @@ def test_a_cut_that_comes_too_late_harms_nothing(job):
     attempt.cut_bytes = 1  # it is past that
     first.join(30)
     job.fetch(0, Span(0, 64 * KIB))
-    assert done[0].is_whole or job.fetch(0).is_whole
+    assert done[0].proven.is_whole or job.fetch(0).proven.is_whole
     job.fetch_others(0)
     assert job.merged() == CONTENT
 
