@@ -139,10 +139,14 @@ def offered_name(response: requests.Response) -> str | None:
     message = email.message.Message()
     message["Content-Disposition"] = value
     try:
-        name = message.get_filename()
+        parameters = message.get_params(failobj=[], header="Content-Disposition")
+        names = [value for key, value in parameters if key.lower() == "filename"]
+        # get_filename takes the plain one, which is for those who cannot read the other (RFC 6266, section 4.3).
+        names.sort(key=lambda name: isinstance(name, str))
+        name = email.utils.collapse_rfc2231_value(names[0]).strip() if names else ""
     except (ValueError, LookupError):  # charsets of RFC 8187 that are none, or do not fit
         return None
-    return (name or "").encode("utf-8", "ignore").decode() or None
+    return name.encode("utf-8", "ignore").decode() or None
 
 
 def broke_before_answer(error: requests.ConnectionError) -> bool:
