@@ -58,6 +58,7 @@ def refused(cluster: Cluster, url: str, *options: str, exit_code: int = 3, **var
     assert names == [], names
     record = json.loads(done.stdout)
     # A job that failed midway may keep what it has; who gives it up has it removed.
-    assert cluster.run("cancel", record["job_id"]).returncode == 0
+    with cluster.orchestrator() as orchestrator:
+        assert orchestrator.cancel(record["job_id"])
     wait_until_clean(cluster.volume)
     return Refusal(record["error"]["code"], sentence)

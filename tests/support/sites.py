@@ -51,7 +51,6 @@ location /named/ { add_header Content-Disposition "DISPOSITION"; }
 """
 
 _APACHE = """
-TypesConfig /dev/null
 AddType text/plain .txt
 AddType application/json .json
 <Location /private/>

@@ -47,6 +47,7 @@ ErrorLog {folder}/apache-error.log
 {load}
 LogFormat "{log_format}" fields
 CustomLog {folder}/access.log fields
+TypesConfig /dev/null
 DocumentRoot {documents}
 <Directory {documents}>
     Require all granted
