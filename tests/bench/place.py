@@ -61,9 +61,7 @@ class Place:
 
 
 @contextmanager
-def place(
-    parent: Path | None, size_bytes: int, *, extra: str = "", around: str = ""
-) -> Iterator[Place]:
+def place(parent: Path | None, size_bytes: int, *, extra: str = "", around: str = "") -> Iterator[Place]:
     """An origin with a file of this size, in a new folder that is removed at the end.
 
     Args:
