@@ -45,6 +45,7 @@ _SUFFIXES = {
 }
 #: Codings that urllib3 undoes without further libraries.
 _CAN_UNDO = frozenset({"gzip", "deflate"})
+_FRESH_SECONDS = 60
 #: 5xx that no waiting mends: not implemented, HTTP version not supported.
 _FINAL_SERVER_ERRORS = frozenset({501, 505})
 #: What http.client says of a proxy that answers CONNECT with a status that no waiting mends.
@@ -90,7 +91,18 @@ def validator_of(response: requests.Response) -> Validator:
         etag=etag if strong else None,
         weak_etag=etag if etag.startswith('W/"') else None,
         last_modified=response.headers.get("Last-Modified"),
+        is_fresh=_is_fresh(response.headers),
     )
+
+
+def _is_fresh(headers: Mapping[str, str]) -> bool:
+    """Whether the last change was less than a minute before the answer (RFC 9110, section 8.8.2.2)."""
+    try:
+        sent = email.utils.parsedate_to_datetime(headers["Date"]).timestamp()
+        changed = email.utils.parsedate_to_datetime(headers["Last-Modified"]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return False
+    return sent - changed < _FRESH_SECONDS
 
 
 def content_length(response: requests.Response, name: str) -> int | None:
