@@ -52,7 +52,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--cert", metavar="FILE", type=_FILE, help="The client's certificate, PEM.")
 @click.option("--key", metavar="FILE", type=_FILE, help="The client's key, PEM, if it is not in --cert.")
 @click.option(
-    "--ca-file", metavar="FILE", type=_FILE, help="Trust these certificates instead of the system's."
+    "--ca-file",
+    metavar="FILE",
+    type=_FILE,
+    help="Trust these certificates instead of certifi's, or of the worker's REQUESTS_CA_BUNDLE.",
 )
 @click.option("-k", "--insecure", is_flag=True, help="Do not check the origin's certificate.")
 @click.option(

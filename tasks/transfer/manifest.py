@@ -91,6 +91,7 @@ class Validator(_Stored):
     etag: str | None = None  #: a strong entity tag with its quotes
     weak_etag: str | None = None  #: another one proves a change, an equal one proves nothing
     last_modified: str | None = None  #: the header as sent; compared as an opaque string
+    is_fresh: bool = False  #: so new when it was sent that another version may have the same date
 
     @property
     def is_strong(self) -> bool:

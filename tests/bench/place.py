@@ -61,14 +61,14 @@ class Place:
 
 
 @contextmanager
-def place(parent: Path | None, size_bytes: int, *, extra: str = "", around: str = "") -> Iterator[Place]:
+def place(parent: Path | None, size_bytes: int, *, extra: str = "", http_extra: str = "") -> Iterator[Place]:
     """An origin with a file of this size, in a new folder that is removed at the end.
 
     Args:
         parent: where to make the folder; None: the machine's folder for temporary files.
         size_bytes: how large the file is to be.
         extra: directives of nginx's server.
-        around: directives of nginx itself.
+        http_extra: directives of nginx itself.
 
     Raises:
         NotEnoughSpace: `parent` has no room.
@@ -83,7 +83,7 @@ def place(parent: Path | None, size_bytes: int, *, extra: str = "", around: str 
         state.mkdir()
         origin_file = documents / "file.bin"
         sha256 = make_file(origin_file, size_bytes)
-        with nginx(state, documents, extra=extra, around=around) as base_url:
+        with nginx(state, documents, extra=extra, http_extra=http_extra) as base_url:
             pid = int((state / "nginx.pid").read_text())
             yield Place(folder, origin_file, sha256, f"{base_url}/{origin_file.name}", pid)
     finally:

@@ -24,7 +24,7 @@ _CHUNK_BYTES = 4 * _MIB
 _ALLOWED_COUNT = 4
 _CURL_CHUNKS = 4
 
-_AROUND = """
+_HTTP_EXTRA = """
 limit_conn_zone $binary_remote_addr zone=clients:1m;
 log_format times '$msec $request_time $status';
 """
@@ -68,7 +68,7 @@ def measure(
     Raises:
         RunFailed: a run failed, or what it brought is not what the origin has.
     """
-    with place(parent, size_bytes, around=_AROUND, extra=_EXTRA) as where:
+    with place(parent, size_bytes, http_extra=_HTTP_EXTRA, extra=_EXTRA) as where:
         say("curl on one connection")
         rates = _curl(where)
         with warm_cluster(where) as cluster:

@@ -502,6 +502,22 @@ def test_a_name_that_cannot_be_decoded_breaks_nothing(value):
             assert probe.offered_name is None or probe.offered_name.encode()
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        "attachment; filename=plain.bin; filename*=UTF-8''%C3%A9t%C3%A9.bin",
+        "attachment; filename*=UTF-8''%C3%A9t%C3%A9.bin; filename=plain.bin",
+        "attachment; filename*=iso-8859-1'fr'%E9t%E9.bin",
+    ],
+)
+def test_the_extended_name_goes_before_the_plain_one(value):
+    answer = f"HTTP/1.1 200 OK\r\nContent-Disposition: {value}\r\nContent-Length: 5\r\n\r\nhello".encode()
+    with scripted_server(answer) as server:
+        probe = Source(SourceRequest(url=server.url), LIMITS).probe(100, Attempt("p"))
+        with probe.body:
+            assert probe.offered_name == "été.bin"
+
+
 def test_another_weak_tag_is_another_version(tmp_path):
     answer = partial(0, 39_999, CONTENT[:40_000], headers='ETag: W/"v2"\r\n')
     with scripted_server(answer) as server, pytest.raises(SourceChanged):
