@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
@@ -13,12 +11,13 @@ from celery.signals import worker_shutting_down
 
 from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
+from tasks.bringing import Bringing
+from tasks.help import LOOK_SECONDS, send_help
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
-from tasks.records import RedisError, Search
+from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
-    ManifestStale,
     NoProgress,
     PlanVoidError,
     RangesRefused,
@@ -26,15 +25,10 @@ from tasks.transfer.errors import (
     SourceChanged,
     TransientError,
 )
-from tasks.transfer.fetch_chunk import fetch_chunk as bring_chunk
-from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.records import Progress
-    from tasks.transfer.attempt import Attempt
-    from tasks.transfer.fetch_chunk import Brought
     from tasks.transfer.manifest import Manifest
 
 logger = logging.getLogger(__name__)
@@ -98,7 +92,7 @@ def drain(**_: object) -> None:
 
 
 class _Delivery:
-    """One delivery of a chunk's message."""
+    """One delivery of a chunk's message: what follows from how it ended."""
 
     def __init__(
         self, task: Any, here: Host, job_id: str, generation: int, number: int, fruitless_count: int
@@ -109,86 +103,26 @@ class _Delivery:
         self._generation = generation
         self._number = number
         self._fruitless_count = fruitless_count
-        self._manifest: Manifest | None = None
-        self._attempt: Attempt | None = None
-        self._progress: Callable[[], Progress] | None = None
+        self._bringing: Bringing | None = None
 
     def bring(self) -> None:
-        """Bring the chunk, and then what others are slow with; all ways not to are exceptions."""
-        manifest = self._manifest = self._read_manifest()
-        ends_seconds = time.monotonic() + self._host.settings.time_slice_seconds
-        span: Span | None = self._begin(manifest)
-        while span is not None:
-            span = self._bring(manifest, span, ends_seconds)
-
-    def _begin(self, manifest: Manifest) -> Span:
-        """Get a lease for what is missing of the chunk."""
-        proven = self._host.volume.job(self._job_id).proven(manifest, manifest.chunk(self._number))
-        span = Span(self._number, 0 if proven.is_whole else proven.length_bytes)
-        attempt, progress = self._new_attempt(manifest, span)
-        lease = self._host.take_lease(progress(), manifest.spec, is_stream=not manifest.honours_ranges)
-        self._attempt, self._progress = attempt, progress
-        if lease.state not in (JobState.FETCHING, JobState.PLANNING):
-            raise AttemptStopped(StopReason.JOB_ENDED)
-        return dataclasses.replace(span, stop=lease.stop)
-
-    def _bring(self, manifest: Manifest, span: Span, ends_seconds: float) -> Span | None:
-        """Bring one span under the lease that is held; what to go on with, if there is something."""
-        attempt, progress = self._new_attempt(
-            manifest, span, name=self._attempt.name if self._attempt else None
-        )
-        self._attempt, self._progress = attempt, progress
-        began_seconds = time.monotonic()
-        slice_seconds = ends_seconds - began_seconds if manifest.honours_ranges else None
-        folder = self._host.volume.job(self._job_id)
-        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
-            source = self._host.source(manifest.sealed_request)
-            brought = bring_chunk(
-                source, folder, manifest, manifest.chunk(span.number), attempt, self._host.name, span=span
-            )
-        seconds = time.monotonic() - began_seconds
-        logger.info(
-            "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
-            self._job_id,
-            span,
-            attempt.brought_bytes,
-            seconds,
-        )
-        return self._go_on(manifest, brought, seconds, is_over=time.monotonic() > ends_seconds)
-
-    def _go_on(self, manifest: Manifest, brought: Brought, seconds: float, *, is_over: bool) -> Span | None:
-        """Report what was brought, and ask what to go on with."""
-        attempt, progress = self._attempt, self._progress
-        if attempt is None or progress is None:
-            raise AssertionError("something was brought by no attempt")
-        search = None
-        if manifest.honours_ranges and manifest.chunks_count > 1 and not is_over:
-            search = Search(
-                chunks_count=manifest.chunks_count,
-                chunk_size_bytes=manifest.chunk_size_bytes,
-                size_bytes=manifest.size_bytes or 0,
-                bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
-            )
-        try:
-            return self._host.records.span_done(
-                progress(), brought.by_worker, is_whole=brought.proven.is_whole, search=search
-            )
-        except RedisError as error:
-            logger.warning("not reported error=%s", error)
-            return None
-
-    def _new_attempt(
-        self, manifest: Manifest, span: Span, *, name: str | None = None
-    ) -> tuple[Attempt, Callable[[], Progress]]:
-        return self._host.new_attempt(
-            self._job_id, span, generation=self._generation, origin=manifest.origin, name=name
-        )
+        """Bring the chunk; every way in which that may not come about is an exception."""
+        bringing = self._bringing = Bringing(self._host, self._job_id, self._generation)
+        is_whole, following = bringing.bring(self._number)
+        if following.is_to_help:
+            send_help(self._job_id, self._generation, bringing.manifest.destination, seconds=LOOK_SECONDS)
+        if not is_whole:
+            # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
+            raise NoLease(0, following.chunks_done)
 
     def give_lease_back(self) -> None:
         """Report how far the attempt came, if one was begun."""
-        progress = self._progress
-        if progress is not None:
-            _tell(lambda: self._host.records.attempt_ended(progress()))
+        if self._bringing is not None:
+            self._bringing.give_lease_back()
+
+    @property
+    def _manifest(self) -> Manifest | None:
+        return self._bringing.manifest if self._bringing else None
 
     def park(self, wait_seconds: float, *, chunks_done: int = 0) -> Exception:
         """Have the message come back when there may be a connection; nothing was tried."""
@@ -204,7 +138,7 @@ class _Delivery:
     def after(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
         """Decide what follows an attempt that failed, and have it happen."""
         manifest = self._manifest
-        if manifest is not None and self._is_fenced():
+        if self._bringing is not None and self._bringing.is_fenced():
             return _ENDED
         if isinstance(error, SourceChanged) and manifest is not None:
             return self._plan_anew(error, manifest, as_stream=False)
@@ -216,33 +150,11 @@ class _Delivery:
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """Mark the job failed, unless a newer sending of it has made this one void."""
-        if self._manifest is not None and self._is_fenced():
+        if self._bringing is not None and self._bringing.is_fenced():
             return _ENDED
         destination = self._manifest.destination if self._manifest else None
         _tell(lambda: outcomes.fail(self._host, self._job_id, error, destination))
         return {"ok": False, "why": type(error).__name__}
-
-    def _read_manifest(self) -> Manifest:
-        """The manifest that the message was sent for.
-
-        Raises:
-            AttemptStopped: there is nothing to do for it any more.
-            ManifestStale: this host does not see it yet.
-        """
-        manifest = self._host.volume.job(self._job_id).read_manifest()
-        if manifest is not None and manifest.generation == self._generation:
-            return manifest
-        if manifest is not None and manifest.generation > self._generation:
-            raise AttemptStopped(StopReason.JOB_ENDED)
-        state = self._host.records.state(self._job_id)
-        if state is None or not state.is_active:
-            raise AttemptStopped(StopReason.JOB_ENDED)
-        raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
-
-    def _is_fenced(self) -> bool:
-        """Whether a newer plan took over; the older one's files may be gone already, which is no failure."""
-        manifest = self._host.volume.job(self._job_id).read_manifest()
-        return manifest is None or manifest.generation > self._generation
 
     def _plan_anew(self, error: PlanVoidError, manifest: Manifest, *, as_stream: bool) -> dict[str, Any]:
         if manifest.restarts_count >= _MOST_RESTARTS or not (as_stream or manifest.spec.restarts):
@@ -263,10 +175,11 @@ class _Delivery:
         return {"ok": False, "why": error.code}
 
     def _retry_or_fail(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
-        attempt, manifest = self._attempt, self._manifest
+        attempt = self._bringing.attempt if self._bringing else None
+        manifest = self._manifest
         retry_after_seconds = getattr(error, "retry_after_seconds", None)
         brought = attempt is not None and attempt.brought_bytes > 0
-        progress = self._progress
+        progress = self._bringing.progress if self._bringing else None
         if progress is not None and not brought and self._host.was_crowded_out(progress(), error):
             raise self.park(CROWDED_OUT_SECONDS) from None
         # A stream that starts over has made no progress, however much it brought: it would do so for ever.

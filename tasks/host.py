@@ -69,13 +69,13 @@ class Host:
         return dataclasses.replace(self.policy, max_wait_seconds=spec.max_wait_seconds)
 
     def new_attempt(
-        self, job_id: str, span: Span, *, generation: int, origin: str, name: str | None = None
+        self, job_id: str, span: Span | None, *, generation: int, origin: str, name: str | None = None
     ) -> tuple[Attempt, Callable[[], Progress]]:
         """An attempt at a span of a chunk, and what to report of it at any moment.
 
         Args:
             job_id: whose chunk.
-            span: what to bring.
+            span: what to bring; None: it looks for something.
             generation: the sending that the attempt belongs to.
             origin: whose connection it needs.
             name: of an attempt that has ended, whose lease this one goes on with; None: it needs one of its own.
@@ -91,13 +91,16 @@ class Host:
             origin=origin,
         )
 
-    def take_lease(self, progress: Progress, spec: JobSpec, *, is_stream: bool = False) -> Lease:
+    def take_lease(
+        self, progress: Progress, spec: JobSpec, *, is_stream: bool = False, length_bytes: int | None = None
+    ) -> Lease:
         """Take a lease on one of an origin's connections.
 
         Args:
             progress: of the attempt that wants it.
             spec: of its job.
             is_stream: a file that cannot be split; a second copy of its task would start it over.
+            length_bytes: of the span that it is for, if that is known.
 
         Returns:
             The lease. Without Redis, which is a view, one of a job that is being fetched.
@@ -111,7 +114,12 @@ class Host:
         if own is not None and own.connections is not None:
             limit = min(limit, own.connections)
         try:
-            lease = self.records.acquire(progress, origin_limit=limit, job_limit=1 if is_stream else limit)
+            lease = self.records.acquire(
+                progress,
+                origin_limit=limit,
+                job_limit=1 if is_stream else limit,
+                length_bytes=length_bytes,
+            )
         except RedisError as error:
             logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
             return Lease(JobState.FETCHING, is_given=True)

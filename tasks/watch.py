@@ -150,7 +150,7 @@ class Watch:
         for each in watched:
             report = reports[each.attempt.name]
             standing = standings[report.holder]
-            if standing.stop is not None:
+            if standing.stop is not None and report.span is not None:
                 each.attempt.cut_bytes = standing.stop - report.span.start
             if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
                 each.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))

@@ -11,6 +11,7 @@ Keys, behind the prefix:
     job:<id>:done           set: numbers of chunks that have a receipt
     job:<id>:shares         hash: span -> who brought how much, as JSON
     job:<id>:stops          hash: span -> where it ends in its chunk, if somebody took over what follows
+    job:<id>:help           set while somebody looks for something to take over, or will in a moment
     job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records.attempts import Attempts, Progress, Search, Standing
+from tasks.records.attempts import Attempts, Next, Progress, Search, Standing
 from tasks.records.client import RedisError, without_password
 from tasks.records.jobs import JobRecords
 from tasks.records.leases import Lease, Leases
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Lease",
+    "Next",
     "NoSuchJob",
     "Progress",
     "Records",

@@ -19,15 +19,17 @@ _LEAST_LEFT_SECONDS = 1.5
 _HEARS_SECONDS = 1.0
 #: Spans begin at multiples of this in their chunk: filesystems clone whole blocks only.
 _STEP_BYTES = 64 * 1024
+#: After this nobody is taken to be looking for something to take over, and another one may.
+_HELP_SECONDS = 5
 
 # When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
 _SPAN_DONE = """
-local bytes, shares, done, stops, speeds, job_leases, origin_leases = unpack(KEYS)
-local holder, span, done_bytes, share, whole, chunks, chunk_size, size, mine, least, hears, step = unpack(ARGV)
+local bytes, shares, done, stops, speeds, help, job_leases, origin_leases = unpack(KEYS)
+local holder, span, done_bytes, share, whole, chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV)
+chunks = tonumber(chunks)
 local function best()
-  chunks = tonumber(chunks)
-  if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil end
+  if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
   local all, begun, count, is_done = redis.call('HGETALL', bytes), {}, 0, {}
   for _, number in ipairs(redis.call('SMEMBERS', done)) do is_done[number] = true end
   local now = redis.call('TIME')[1] + 0
@@ -57,17 +59,21 @@ local function best()
       end
     end
   end
-  return count >= chunks and found or nil
+  return count >= chunks and found or nil, count >= chunks
 end
-redis.call('HSET', bytes, span, done_bytes)
-if share ~= '' then redis.call('HSET', shares, span, share) end
-redis.call('HDEL', speeds, span)
-if whole ~= '' then redis.call('SADD', done, whole) end
-local found = best()
+if span ~= '' then
+  redis.call('HSET', bytes, span, done_bytes)
+  if share ~= '' then redis.call('HSET', shares, span, share) end
+  redis.call('HDEL', speeds, span)
+  if whole ~= '' then redis.call('SADD', done, whole) end
+end
+local found, is_tail = best()
+local count = redis.call('SCARD', done)
 if not found then
   redis.call('ZREM', job_leases, holder)
   redis.call('ZREM', origin_leases, holder)
-  return false
+  local helps = is_tail and count < chunks and redis.call('SET', help, 1, 'NX', 'EX', kept)
+  return {count, helps and 1 or 0}
 end
 if found.from then
   found.span = string.format('%d+%d', found.number, found.start)
@@ -75,7 +81,7 @@ if found.from then
   redis.call('HSET', bytes, found.span, 0)
 end
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
-return {tonumber(found.number), found.start, found.stop}
+return {count, 0, tonumber(found.number), found.start, found.stop}
 """
 
 
@@ -84,7 +90,7 @@ class Progress:
     """What one attempt reports at intervals."""
 
     job_id: str
-    span: Span  #: what it fetches
+    span: Span | None  #: what it fetches; None: it looks for something
     generation: int  #: of the sending that the attempt belongs to
     done_bytes: int | None  #: of the span; None: it is not known yet what earlier attempts left
     bytes_per_second: float | None  #: of late; None: it is not known yet
@@ -103,6 +109,17 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
+class Next:
+    """What follows a span."""
+
+    span: Span | None  #: to go on with, under the same lease
+    chunks_done: int = 0  #: of the job
+    is_to_help: bool = (
+        False  #: others are not done, and nobody but this one will look for something to take over
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """What has to be known of a plan to find a span to take over."""
 
@@ -117,7 +134,7 @@ class Attempts(Leases):
 
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
         """Store the progress of attempts and renew their leases; how each stands, by its holder."""
-        reports = list(reports)
+        reports = [report for report in reports if report.span is not None]
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for report in reports:
@@ -151,7 +168,8 @@ class Attempts(Leases):
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             if progress.done_bytes is not None:
                 pipe.hset(self.key(progress.job_id, "bytes"), str(progress.span), progress.done_bytes)
-            pipe.hdel(self.key(progress.job_id, "speeds"), str(progress.span))
+            if progress.span is not None:
+                pipe.hdel(self.key(progress.job_id, "speeds"), str(progress.span))
             for leases in self.leases_of(progress):
                 pipe.zrem(leases, progress.holder)
             pipe.execute()
@@ -163,7 +181,7 @@ class Attempts(Leases):
         *,
         is_whole: bool,
         search: Search | None = None,
-    ) -> Span | None:
+    ) -> Next:
         """Store that a span has its receipt and who brought it; what to go on with, under the same lease.
 
         Args:
@@ -173,16 +191,16 @@ class Attempts(Leases):
             search: look for a span to take over; None: do not.
 
         Returns:
-            A span that is its to fetch now; None: there is none, and the lease was given back.
+            What is its to fetch now, if there is something; else the lease was given back.
         """
-        kinds = ("bytes", "shares", "done", "stops", "speeds")
+        kinds = ("bytes", "shares", "done", "stops", "speeds", "help")
         keys = [*(self.key(progress.job_id, kind) for kind in kinds), *self.leases_of(progress)]
         args: list[str | float] = [
             progress.holder,
-            str(progress.span),
+            "" if progress.span is None else str(progress.span),
             progress.done_bytes or 0,
             json.dumps(dict(brought_bytes)) if brought_bytes else "",
-            progress.span.number if is_whole else "",
+            progress.span.number if progress.span is not None and is_whole else "",
             search.chunks_count if search else 0,
             search.chunk_size_bytes if search else 0,
             search.size_bytes if search else 0,
@@ -190,9 +208,15 @@ class Attempts(Leases):
             _LEAST_LEFT_SECONDS,
             _HEARS_SECONDS,
             _STEP_BYTES,
+            _HELP_SECONDS,
         ]
-        found = self.run(_SPAN_DONE, keys=keys, args=args)
-        return Span(*map(int, found)) if found else None
+        chunks_done, is_to_help, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
+        return Next(Span(*found) if found else None, chunks_done, bool(is_to_help))
+
+    def helps_on(self, job_id: str) -> None:
+        """Say that somebody goes on looking for something to take over of a job."""
+        with self.translated():
+            self._redis.set(self.key(job_id, "help"), 1, ex=_HELP_SECONDS)
 
     def retried(self, job_id: str) -> None:
         """Count one retry."""

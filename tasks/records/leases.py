@@ -26,8 +26,8 @@ _MOST_PAUSE_SECONDS = 60
 
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
 _ACQUIRE = """
-local job, job_leases, done, origin_leases, wait, allowed, speeds, stops = unpack(KEYS)
-local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span = unpack(ARGV)
+local job, job_leases, done, origin_leases, wait, allowed, bytes, speeds, stops = unpack(KEYS)
+local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span, length = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local fields = redis.call('HMGET', job, 'state', 'ends_at')
@@ -37,9 +37,12 @@ local milliseconds = redis.call('PTTL', wait)
 if milliseconds > 0 then return {state, 0, milliseconds, 0, 0, false} end
 redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
-local other = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
+local speed, other = string.match(redis.call('HGET', speeds, span) or '', '^(%S+) (.*)$')
 if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
-  return {state, 0, 1000, 0, 0, false}
+  local left = tonumber(length) - tonumber(redis.call('HGET', bytes, span) or 0)
+  local wait = tonumber(speed) > 0 and left / speed * 1000 or 1000
+  wait = math.floor(math.max(50, math.min(wait, 1000)))
+  return {state, 0, wait, redis.call('SCARD', done), 0, false}
 end
 local taken = redis.call('ZCARD', origin_leases)
 if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
@@ -59,7 +62,10 @@ for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
   redis.call('EXPIRE', leases, kept)
 end
-redis.call('HSET', speeds, span, '-1 ' .. holder)
+if span ~= '' then
+  redis.call('HSET', speeds, span, '-1 ' .. holder)
+  redis.call('HSETNX', bytes, span, 0)
+end
 return {state, 1, 0, 0, 0, redis.call('HGET', stops, span)}
 """
 
@@ -96,14 +102,16 @@ class Lease:
     is_given: bool
     wait_seconds: float = 0  #: how long the origin has asked everybody to wait; 0: not
     is_overdue: bool = False  #: the time that the job was given has passed
-    chunks_done: int = 0  #: of the job; told where all connections are taken
+    chunks_done: int = 0  #: of the job; told where no lease is given
     stop: int | None = None  #: where the span ends in its chunk, if another worker took over what follows
 
 
 class Leases(Client):
     """Who may open a connection to an origin."""
 
-    def acquire(self, progress: Progress, *, origin_limit: int, job_limit: int) -> Lease:
+    def acquire(
+        self, progress: Progress, *, origin_limit: int, job_limit: int, length_bytes: int | None
+    ) -> Lease:
         """Ask for a lease on one of an origin's connections; there is none for a span that is being fetched already.
 
         It ends by itself `LEASE_SECONDS` after the last report, so a dead worker cannot keep it.
@@ -112,6 +120,7 @@ class Leases(Client):
             progress: of the attempt that asks.
             origin_limit: how many leases there are for the origin, over all jobs and workers.
             job_limit: how many of them the job may have.
+            length_bytes: of the span; tells how soon another one will be done with it.
         """
         keys = [
             self.key(progress.job_id),
@@ -120,6 +129,7 @@ class Leases(Client):
             self.origin_key(progress.origin, "leases"),
             self.origin_key(progress.origin, "wait"),
             self.origin_key(progress.origin, "allowed"),
+            self.key(progress.job_id, "bytes"),
             self.key(progress.job_id, "speeds"),
             self.key(progress.job_id, "stops"),
         ]
@@ -131,7 +141,8 @@ class Leases(Client):
             LEASES_KEPT_SECONDS,
             _LEAST_PAUSE_SECONDS,
             _SEEN_LIMIT_SECONDS,
-            str(progress.span),
+            "" if progress.span is None else str(progress.span),
+            length_bytes or 0,
         ]
         state, given, milliseconds, done_count, overdue, stop = self.run(_ACQUIRE, keys=keys, args=args)
         return Lease(

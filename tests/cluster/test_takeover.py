@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
+import psutil
 import pytest
 
 from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
 from support.origin import origin
+from support.tools import wait_until
 from tasks.transfer.manifest import LayoutName
 
 CONTENT = random.Random(9).randbytes(24 * MIB + 5)
@@ -23,7 +25,7 @@ def served():
 @pytest.mark.parametrize("layout", [LayoutName.PARTS, LayoutName.SHARED])
 def test_what_a_slow_connection_has_left_is_fetched_by_others(empty_cluster: Cluster, served, layout):
     empty_cluster.start_worker("--concurrency", "4")
-    served.slow_connections = {2: MIB // 8}  # would take over a minute for its chunk of 8 MiB
+    served.slow_starts = {8 * MIB: MIB // 8}  # would take over a minute for its chunk of 8 MiB
     with empty_cluster.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, chunk_size_bytes=8 * MIB, layout=layout)
         record = job.wait(50)
@@ -43,10 +45,8 @@ def test_a_chunk_whose_worker_died_is_taken_over_and_not_waited_for(empty_cluste
         # One connection at a time gets the first chunk; the other worker begins when that one is dead.
         empty_cluster.start_worker("--concurrency", "1", "--queues", "control,merge")
         job = orchestrator.submit(served.url, chunk_size_bytes=12 * MIB)
-        from support.tools import wait_until
-
         wait_until(lambda: job.status().connections_count == 1 and job.status().bytes_done > 2 * MIB)
-        for child in __import__("psutil").Process(first.pid).children(recursive=True):
+        for child in psutil.Process(first.pid).children(recursive=True):
             child.kill()
         first.kill()
         first.wait()

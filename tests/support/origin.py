@@ -28,7 +28,7 @@ class Origin:
         self.served_bytes = 0
         self.requests: list[str] = []
         self.connections_count = 0
-        self.slow_connections: dict[int, float] = {}  #: the connection's number, from 0 -> bytes per second
+        self.slow_starts: dict[int, float] = {}  #: first byte of a range -> bytes per second
         self.open_count = 0
         self.most_open_count = 0
         self.url = ""
@@ -45,7 +45,6 @@ def origin(content: bytes) -> Iterator[Origin]:
         def setup(self) -> None:
             super().setup()
             with one.lock:
-                self.number = one.connections_count
                 one.connections_count += 1
 
         def do_GET(self) -> None:
@@ -81,7 +80,7 @@ def origin(content: bytes) -> Iterator[Origin]:
                 self.wfile.write(block)
                 with one.lock:
                     one.served_bytes += len(block)
-                bytes_per_second = one.slow_connections.get(self.number, one.bytes_per_second)
+                bytes_per_second = one.slow_starts.get(start, one.bytes_per_second)
                 if bytes_per_second:
                     time.sleep(len(block) / bytes_per_second)
                 one.gate.wait(60)

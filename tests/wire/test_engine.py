@@ -145,7 +145,7 @@ def test_of_a_server_that_sends_more_than_asked_only_that_is_taken(tmp_path):
     with scripted_server(large) as server:
         bench = Bench(tmp_path, server.url)
         for number in range(3):
-            assert bench.fetch(number).length_bytes <= 40_000
+            assert bench.fetch(number).proven.length_bytes <= 40_000
         assert bench.content() == CONTENT
 
 
