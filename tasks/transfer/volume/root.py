@@ -107,7 +107,9 @@ class Volume:
         for _ in range(3):
             with volume_errors(path), contextlib.suppress(FileNotFoundError):
                 # Suppressed: the last job to end may remove the empty folder in between.
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                # One by one: with `parents`, the first would be made with the mode of any folder.
+                for folder in (path.parent.parent, path.parent):
+                    folder.mkdir(mode=0o700, exist_ok=True)
                 if write_first(path, job_id, sync=False):
                     return
             holder = self._holder(path)
