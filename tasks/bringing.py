@@ -43,6 +43,7 @@ class Bringing:
         self.manifest = self._read_manifest()
         self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: no lease is held
+        self.took_over = False  #: something of a chunk whose message is another
 
     def bring(self, number: int) -> tuple[bool, Next]:
         """Bring what is missing of a chunk, and then what others are slow with.
@@ -117,6 +118,7 @@ class Bringing:
 
     def _bring_all(self, following: Next) -> Next:
         while following.span is not None:
+            self.took_over = True
             following = self._bring(following.span)
         return following
 

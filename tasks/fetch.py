@@ -109,8 +109,17 @@ class _Delivery:
         """Bring the chunk; every way in which that may not come about is an exception."""
         bringing = self._bringing = Bringing(self._host, self._job_id, self._generation)
         is_whole, following = bringing.bring(self._number)
-        if following.is_to_help:
-            send_help(self._job_id, self._generation, bringing.manifest.destination, seconds=LOOK_SECONDS)
+        manifest = bringing.manifest
+        is_all = following.chunks_done >= manifest.chunks_count
+        if following.is_to_help or (bringing.took_over and is_all):
+            # The chord counts messages, and that of a chunk which was taken over may be with a worker that died.
+            send_help(
+                self._job_id,
+                self._generation,
+                manifest.destination,
+                seconds=LOOK_SECONDS,
+                all_done=is_all,
+            )
         if not is_whole:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
             raise NoLease(0, following.chunks_done)

@@ -40,7 +40,7 @@ def test_what_a_slow_connection_has_left_is_fetched_by_others(empty_cluster: Clu
 def test_a_chunk_whose_worker_died_is_taken_over_and_not_waited_for(empty_cluster: Cluster, served):
     """Its message comes back when the visibility timeout has passed: in 15 minutes."""
     first = empty_cluster.start_worker("--concurrency", "1", "--queues", "chunks")
-    served.bytes_per_second = MIB
+    served.bytes_per_second = 3 * MIB
     with empty_cluster.orchestrator() as orchestrator:
         # One connection at a time gets the first chunk; the other worker begins when that one is dead.
         empty_cluster.start_worker("--concurrency", "1", "--queues", "control,merge")

@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from email.message import Message
 
 _BLOCK_BYTES = 32 * 1024
 
@@ -52,6 +53,8 @@ class Seen:
     path: str
     first: int
     last: int  #: inclusive, as asked for
+    query: str
+    headers: Message
     status: int = 0  #: what was answered; 0: not a word
 
 
@@ -65,6 +68,7 @@ class MovingOrigin:
     expired_status: int = 403
     cuts_at_expiry: bool = False  #: what is still being sent then is cut off
     stale_links: int = 0  #: the next redirects lead to a link that has expired already
+    link_query: str = ""  #: goes with each link
     link_base: str = ""  #: where links lead; another origin's URL, or this one's
     most_served: int | None = None  #: connections that are served at once
     refuse: Callable[[BaseHTTPRequestHandler], int] = lambda handler: answer(handler, 503)
@@ -98,7 +102,8 @@ class MovingOrigin:
             if self.stale_links:
                 self.stale_links -= 1
                 ends -= 2 * self.link_seconds
-            return f"{self.link_base or self.url.rpartition('/')[0]}/signed?ends={ends!r}&sig=s{self.links_count}"
+            base = self.link_base or self.url.rpartition("/")[0]
+            return f"{base}/signed?ends={ends!r}&n={self.links_count}{self.link_query}"
 
 
 def answer(handler: BaseHTTPRequestHandler, status: int, *headers: tuple[str, str]) -> int:
@@ -164,7 +169,7 @@ def moving_origin(first: Version, **settings: object) -> Iterator[MovingOrigin]:
 def _handle(one: MovingOrigin, handler: BaseHTTPRequestHandler) -> None:
     url = urlsplit(handler.path)
     first, _, last = (handler.headers.get("Range") or "bytes=0-").removeprefix("bytes=").partition("-")
-    seen = Seen(time.monotonic(), url.path, int(first), int(last or 2**62))
+    seen = Seen(time.monotonic(), url.path, int(first), int(last or 2**62), url.query, handler.headers)
     with one.lock:
         one.log.append(seen)
         special = one.on_request(seen)

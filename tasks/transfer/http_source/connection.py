@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ _KEPT_CONNECTIONS = 64
 _INTERIM_STATUSES = frozenset({102, 103})
 
 _of_thread = threading.local()
+
+# Its debug lines and its warnings have the URL with its query, which may be a signed link.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import LayoutName, Manifest, Receipt
-from tasks.transfer.volume.files import volume_errors, write_first, write_whole
+from tasks.transfer.volume.files import make_folder, volume_errors, write_first, write_whole
 from tasks.transfer.volume.joining import join
 from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, prove
 
@@ -33,13 +33,7 @@ class JobFolder:
     def create(self) -> None:
         """Make the folder; harmless if it is there."""
         with volume_errors(self.path):
-            self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            try:
-                self.path.mkdir(mode=0o700, exist_ok=True)
-            except FileNotFoundError:
-                # The last job to end removed the empty parent in between.
-                self.path.parent.mkdir(mode=0o700, exist_ok=True)
-                self.path.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self.path)
 
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None if the job has none that can be read."""
