@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from orchestrator import planner
-from tasks.transfer.errors import BadOption
+from tasks.transfer.errors import BadOption, origin_of
 from tasks.transfer.manifest import Cookie, SourceRequest
 
 if TYPE_CHECKING:
@@ -41,8 +41,13 @@ class Access:
     allows_downgrade: bool = False  #: follow a redirect from https to http
 
 
-def request_for(url: str, access: Access) -> SourceRequest:
+def request_for(url: str, access: Access, *, checksums_url: str | None = None) -> SourceRequest:
     """The request that workers send.
+
+    Args:
+        url: of the file.
+        access: what goes with it.
+        checksums_url: of a list of checksums; credentials go there only if it is of the same origin.
 
     Raises:
         BadURL, BadOption: something of it makes no sense, or a file cannot be read.
@@ -66,7 +71,16 @@ def request_for(url: str, access: Access) -> SourceRequest:
         proxy=_check_proxy(access.proxy),
         trusts_redirects=access.trusts_redirects,
         allows_downgrade=access.allows_downgrade,
+        checksums=None if checksums_url is None else _request_for_checksums(checksums_url, url, access),
     )
+
+
+def _request_for_checksums(checksums_url: str, url: str, access: Access) -> SourceRequest:
+    planner.check_url(checksums_url)
+    if origin_of(checksums_url) != origin_of(url):
+        # The ways there and whom to trust, and nothing that was meant for another.
+        access = Access(ca_file=access.ca_file, proxy=access.proxy)
+    return request_for(checksums_url, access)
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import secrets
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 from pydantic import ValidationError
 
+from orchestrator import checksums as checksum_lists
 from orchestrator import planner, rendezvous
 from orchestrator.access import Access, request_for
 from orchestrator.stack import PrivateStack
-from tasks.app import PLAN_TASK, QUEUES, REMOVE_TASK, make_app
+from tasks.app import PLAN_TASK, QUEUES, REMOVE_TASK, VERIFY_TASK, make_app
 from tasks.host import records_of
-from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState
+from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
 from tasks.records import RedisError
 from tasks.sealing import new_key, seal
 from tasks.settings import Settings
-from tasks.transfer.digests import parse_sha256
-from tasks.transfer.errors import BadOption, redact
+from tasks.transfer.errors import BadOption, JobTimedOut, PermanentError, redact, side_of
 from tasks.transfer.manifest import JobSpec, LayoutName
 from tasks.transfer.volume import Volume
 
@@ -34,11 +35,14 @@ if TYPE_CHECKING:
     from celery import Celery
 
     from tasks.records import Records
+    from tasks.transfer.verify_file import Verification
 
 #: How often a waiting client looks, changes of state aside, which it is told at once.
 _LOOK_SECONDS = 0.25
 #: How long a reply of a worker may take.
 _PING_SECONDS = 1.0
+#: How long one call of Redis waits for an answer.
+_ANSWER_LOOK_SECONDS = 1.0
 
 
 class JobEndedBadly(Exception):
@@ -68,6 +72,19 @@ class StillRunning(Exception):
             f"Job {self.record.job_id} is {self.record.state} after {self.seconds:g} seconds and goes on. "
             f"Come back with: orchestrator wait {self.record.job_id}"
         )
+
+
+class NotVerified(PermanentError):
+    """A file could not be compared with what is known of it: the code of an error, and its sentence."""
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(code, sentence)
+        self.sentence = sentence
+        self.side = side_of(code)
+
+    def __str__(self) -> str:
+        """Say why."""
+        return self.sentence
 
 
 class Job:
@@ -118,6 +135,21 @@ class Job:
     def time_out(self) -> bool:
         """Fail the job because the time that it was given has passed; False if it is past fetching."""
         return self._orchestrator.records.time_out(self.job_id)
+
+    def verify(
+        self, timeout_seconds: float | None = None, *, on_look: Callable[[], object] = lambda: None
+    ) -> Verification:
+        """Have a worker read the complete job's file again, and compare it with the record.
+
+        Args:
+            timeout_seconds: how long to wait for it at most; None: as long as it takes.
+            on_look: called about once a second.
+
+        Raises:
+            NotVerified: it could not be compared; one that differs is no error.
+            RedisError: Redis cannot be reached.
+        """
+        return self._orchestrator.verify(self.job_id, timeout_seconds, on_look)
 
     def cancel(self) -> bool:
         """End the job and remove what it has on the volume; False if it had ended already."""
@@ -187,6 +219,9 @@ class Orchestrator:
         output: str | None = None,
         *,
         sha256: str | None = None,
+        digests: Mapping[str, str] | None = None,
+        checksums: str | Path | None = None,
+        verify_offered: bool = True,
         chunk_size_bytes: int | None = None,
         connections: int | None = None,
         layout: LayoutName | str = LayoutName.AUTO,
@@ -205,6 +240,9 @@ class Orchestrator:
             url: http or https.
             output: name relative to the volume; None: the server's, else the URL's.
             sha256: the digest that the file must have, in hexadecimal.
+            digests: others that it must have, in hexadecimal: sha-512, sha-256, sha-1, md5, crc32c.
+            checksums: a list like SHA256SUMS that has the file's digest: its URL, which a worker reads, or a file here.
+            verify_offered: without any of these, compare with the digests that the origin offers, if it does.
             chunk_size_bytes: None: chosen from the file's size.
             connections: the most connections at a time; None: 16.
             layout: how parts lie on the volume.
@@ -221,10 +259,17 @@ class Orchestrator:
             UsageError: something of that makes no sense, or credentials were given and there is no key.
             RedisError: Redis cannot be used.
         """
-        request = request_for(url, access or Access())
+        is_list_remote = checksums is not None and checksum_lists.is_url(checksums)
+        request = request_for(
+            url, access or Access(), checksums_url=str(checksums) if is_list_remote else None
+        )
+        found: Mapping[str, str] = {}
+        if checksums is not None and not is_list_remote:
+            found = checksum_lists.choose_in(Path(checksums), checksum_lists.names_of(request.url, output))
         spec = _spec(
             output=output,
-            sha256=sha256,
+            digests=checksum_lists.given(sha256, digests or {}, found),
+            verifies_offered=verify_offered,
             chunk_size_bytes=chunk_size_bytes,
             connections=connections,
             layout=layout,
@@ -275,6 +320,28 @@ class Orchestrator:
             self._send(PLAN_TASK, job_id, f"({job_id}, resumed)")
         return done
 
+    def verify(
+        self, job_id: str, timeout_seconds: float | None, on_look: Callable[[], object]
+    ) -> Verification:
+        """See `Job.verify`."""
+        token = secrets.token_hex(16)
+        self._send(VERIFY_TASK, job_id, f"({job_id})", token)
+        began_seconds = time.monotonic()
+        while (text := self.records.take_answer(token, _ANSWER_LOOK_SECONDS)) is None:
+            if timeout_seconds is not None and time.monotonic() - began_seconds > timeout_seconds:
+                raise NotVerified(
+                    JobTimedOut.__name__,
+                    f"Job {job_id} was not verified within {timeout_seconds:g} seconds. Is there a worker?",
+                )
+            self.check_stack()
+            on_look()
+        answer = VerifyAnswer.model_validate_json(text)
+        if answer.error is not None:
+            raise NotVerified(answer.error.code, answer.error.message)
+        if answer.verification is None:
+            raise AssertionError("an answer is a verification or an error")
+        return answer.verification
+
     def unserved_queues(self) -> set[str]:
         """The queues that a job needs and no worker serves; takes a second."""
         replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
@@ -318,26 +385,25 @@ class Orchestrator:
             self._app = make_app(self.settings)
         return self._app
 
-    def _send(self, task: str, job_id: str, shown: str) -> None:
+    def _send(self, task: str, job_id: str, shown: str, *more: str) -> None:
         try:
             self._celery().send_task(
-                task, args=(job_id,), argsrepr=shown, kwargsrepr="{}", ignore_result=True
+                task, args=(job_id, *more), argsrepr=shown, kwargsrepr="{}", ignore_result=True
             )
         except OperationalError as error:
             # Not its text: that may carry the URL of Redis with its password.
             raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
 
-def _spec(*, output: str | None, sha256: str | None, layout: LayoutName | str, **others: Any) -> JobSpec:
+def _spec(*, output: str | None, layout: LayoutName | str, **others: Any) -> JobSpec:
     if output is not None:
         planner.check_output(output)
     try:
-        digest = None if sha256 is None else parse_sha256(sha256)
         layout = LayoutName(layout)
     except ValueError as error:
         raise BadOption(f"That is {error}.") from None
     try:
-        return JobSpec(output=output, sha256=digest, layout=layout, **others)
+        return JobSpec(output=output, layout=layout, **others)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         raise BadOption(f"{problem['loc'][0]} makes no sense: {problem['msg'].lower()}.") from None

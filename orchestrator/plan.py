@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
 
-from orchestrator import dispatch, planner
+from orchestrator import checksums, dispatch, planner
 from tasks import outcomes
 from tasks.app import PLAN_TASK, app
+from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host, new_attempt_name
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
+from tasks.transfer.digests import agree
 from tasks.transfer.errors import (
+    BadOption,
     DestinationExists,
     JobUnreadable,
     NoProgress,
@@ -32,7 +35,7 @@ from tasks.transfer.errors import (
 )
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
 from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, Span
-from tasks.transfer.merge_parts import Merged, publish_parts
+from tasks.transfer.merge_parts import Incomplete, Merged, publish_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -154,6 +157,7 @@ class _Planning:
         attempt, progress = self._new_attempt(source)
         self._host.take_lease(progress(), self._spec)
         try:
+            self._read_checksums(source)
             probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
                 manifest = self._decide(source, probe, void)
@@ -167,6 +171,21 @@ class _Planning:
             self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
         # The lease is back by now: the first chunk would wait for it.
         self._send(manifest)
+
+    def _read_checksums(self, file: Source) -> None:
+        """Learn the file's digests from a list of checksums, if one goes with the job."""
+        source = self._host.checksums_source(self._sealed_request)
+        if source is None:
+            return
+        attempt, progress = self._new_attempt(file)
+        with self._host.watch.over(attempt, progress, slice_seconds=None):
+            text = source.read_text(checksums.MOST_BYTES, attempt)
+        found = checksums.choose(text, checksums.names_of(file.name, self._spec.output), source=source.name)
+        try:
+            digests = agree([*self._spec.digests.items(), *found.items()])
+        except ValueError as error:
+            raise BadOption(f"{source.name} contradicts the digest that was given: {error}.") from None
+        self._spec = self._spec.model_copy(update={"digests": digests})
 
     def _probe(
         self, source: Source, attempt: Attempt, progress: Callable[[], Progress], *, as_stream: bool
@@ -264,10 +283,13 @@ class _Planning:
                 return False
             receipts = brought.proven.receipts
             self._host.records.span_done(progress(), brought.by_worker, is_whole=True)
-        outcomes.complete(self._host, manifest, self._publish(manifest, receipts))
+        result = self._publish(manifest, receipts)
+        if isinstance(result, Incomplete):
+            return False
+        outcomes.complete(self._host, manifest, result)
         return True
 
-    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged:
+    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged | Incomplete:
         """Publish a file of one chunk, which another delivery of this message may be doing too."""
         try:
             return publish_parts(self._host.volume, self._folder, manifest, receipts)
@@ -318,7 +340,8 @@ class _Planning:
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
         self._folder.write_manifest(manifest)
-        self._host.records.rejoin(self._job_id)
+        missing = self._folder.missing(manifest)
+        self._host.records.rejoin(self._job_id, [chunk.number for chunk in missing])
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
@@ -330,6 +353,7 @@ class _Planning:
             allowed={JobState.PLANNING, JobState.FETCHING},
             fields={"generation": manifest.generation},
         ):
+            follow(self._host, manifest)
             dispatch.send(manifest, self._folder.missing(manifest))
 
     def _show(self, manifest: Manifest) -> None:

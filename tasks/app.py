@@ -22,6 +22,7 @@ FETCH_TASK = "tasks.fetch_chunk"
 HELP_TASK = "tasks.help"
 MERGE_TASK = "tasks.merge_parts"
 REMOVE_TASK = "tasks.remove_job"
+VERIFY_TASK = "tasks.verify_file"
 
 
 def make_app(settings: Settings) -> Celery:
@@ -33,7 +34,8 @@ def make_app(settings: Settings) -> Celery:
     if settings.redis_url is None:
         raise BadOption("ORCHESTRATOR_REDIS_URL is not set: a worker must be told which Redis it serves.")
     url = settings.redis_url.get_secret_value()
-    app = Celery("manyhands", include=["tasks.fetch", "tasks.help", "tasks.merge", "orchestrator.plan"])
+    modules = ["tasks.fetch", "tasks.help", "tasks.merge", "tasks.verify", "orchestrator.plan"]
+    app = Celery("manyhands", include=modules)
     app.conf.update(
         broker_url=url,
         result_backend=url,
@@ -57,6 +59,7 @@ def _delivery(settings: Settings) -> dict[str, object]:
             PLAN_TASK: {"queue": CONTROL_QUEUE},
             MERGE_TASK: {"queue": MERGE_QUEUE},
             REMOVE_TASK: {"queue": MERGE_QUEUE},
+            VERIFY_TASK: {"queue": MERGE_QUEUE},
             FETCH_TASK: {"queue": CHUNKS_QUEUE},
             HELP_TASK: {"queue": CHUNKS_QUEUE},
         },

@@ -56,11 +56,19 @@ class Host:
 
     def source(self, sealed_request: str) -> Source:
         """The file that a sealed request names; `JobUnreadable` if the key is not the submitter's."""
-        limits = HttpLimits(
+        return Source(unseal(sealed_request, self.settings.secret_key), self._limits)
+
+    def checksums_source(self, sealed_request: str) -> Source | None:
+        """The list of checksums that goes with it, if one does; errors as for `source`."""
+        request = unseal(sealed_request, self.settings.secret_key).checksums
+        return None if request is None else Source(request, self._limits)
+
+    @property
+    def _limits(self) -> HttpLimits:
+        return HttpLimits(
             connect_timeout_seconds=self.settings.connect_timeout_seconds,
             read_timeout_seconds=self.settings.read_timeout_seconds,
         )
-        return Source(unseal(sealed_request, self.settings.secret_key), limits)
 
     def policy_for(self, spec: JobSpec | None) -> RetryPolicy:
         """The retry policy of a job."""

@@ -6,6 +6,8 @@ import enum
 
 from pydantic import BaseModel, ConfigDict
 
+from tasks.transfer.verify_file import Verification  # noqa: TC001  (pydantic needs it)
+
 
 class JobState(enum.StrEnum):
     """Where a job stands."""
@@ -44,6 +46,15 @@ class JobError(BaseModel):
     message: str
 
 
+class VerifyAnswer(BaseModel):
+    """What a worker says of a finished file: how it compares, or why it cannot be said."""
+
+    model_config = ConfigDict(frozen=True)
+
+    verification: Verification | None = None
+    error: JobError | None = None
+
+
 class WorkerShare(BaseModel):
     """What one worker host did for a job."""
 
@@ -66,8 +77,9 @@ class JobRecord(BaseModel):
     bytes_done: int = 0
     chunks_count: int | None = None
     chunks_done: int = 0
-    sha256: str | None = None
+    sha256: str | None = None  #: where it was computed
     crc32c: str | None = None
+    digests: dict[str, str] = {}  #: all that were compared, by algorithm, in hexadecimal
     error: JobError | None = None
     created_at: float
     finished_at: float | None = None

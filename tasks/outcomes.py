@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import traceback
@@ -28,7 +29,8 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
             "size_bytes": merged.size_bytes,
             "crc32c": f"{merged.crc32c:08x}",
             "finished_at": repr(time.time()),
-            **({"sha256": merged.sha256} if merged.sha256 else {}),
+            "destination": manifest.destination,
+            "digests": json.dumps(merged.digests),
         },
     )
     logger.info("job complete job=%s bytes=%d", manifest.job_id, merged.size_bytes)
@@ -37,21 +39,23 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
 
 def fail(host: Host, job_id: str, error: Exception, destination: str | None) -> None:
     """Say why a job failed, and let others have its destination. Its parts stay, for ``resume``."""
-    if isinstance(error, TransferError):
-        shown = JobError(code=error.code, message=str(error))
-        logger.warning("job failed job=%s code=%s", job_id, error.code)
-    else:
-        # The text of an unknown exception may carry a URL with its query: only its type is told.
-        shown = JobError(
-            code="InternalError",
-            message=f"A bug in Manyhands ({type(error).__name__}); the worker's log has the details.",
-        )
-        # Where, not what: the text of the exceptions behind it may carry a URL with its query.
-        where = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("job failed by a bug job=%s kind=%s\n%s", job_id, type(error).__name__, where)
-    host.records.fail(job_id, shown)
+    host.records.fail(job_id, shown(job_id, error))
     if destination is not None:
         host.volume.release(destination, job_id)
+
+
+def shown(job_id: str, error: Exception) -> JobError:
+    """An error as everybody may see it; it is logged too."""
+    if isinstance(error, TransferError):
+        logger.warning("job failed job=%s code=%s", job_id, error.code)
+        return JobError(code=error.code, message=str(error))
+    # Where, not what: the text of an unknown exception and of those behind it may carry a URL with its query.
+    where = "".join(traceback.format_tb(error.__traceback__))
+    logger.error("job failed by a bug job=%s kind=%s\n%s", job_id, type(error).__name__, where)
+    return JobError(
+        code="InternalError",
+        message=f"A bug in Manyhands ({type(error).__name__}); the worker's log has the details.",
+    )
 
 
 def remove(host: Host, job_id: str, destination: str | None) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def _cluster() -> Iterator[Orchestrator]:
+def cluster() -> Iterator[Orchestrator]:
     """The cluster, or an `orchestrator up`: jobs of the embedded mode are gone when it ends."""
     from orchestrator import rendezvous
 
@@ -44,7 +44,7 @@ def status(job_id: str | None, as_json: bool) -> None:
       orchestrator status 3f9a1c27d0b4
       orchestrator status 3f9a1c27d0b4 --json
     """
-    with _cluster() as orchestrator:
+    with cluster() as orchestrator:
         if job_id is None:
             _print_table(orchestrator.list(), as_json=as_json)
             return
@@ -65,7 +65,7 @@ def list_(as_json: bool) -> None:
       orchestrator list
       orchestrator list --json | jq '.[] | select(.state == "failed")'
     """
-    with _cluster() as orchestrator:
+    with cluster() as orchestrator:
         _print_table(orchestrator.list(), as_json=as_json)
 
 
@@ -86,7 +86,7 @@ def wait(job_id: str, timeout: float | None, quiet: bool, as_json: bool) -> int:
     Example:
       orchestrator wait 3f9a1c27d0b4 --timeout 3600
     """
-    with _cluster() as orchestrator:
+    with cluster() as orchestrator:
         job = orchestrator.job(job_id)
         return wait_and_exit(orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json)
 
@@ -131,7 +131,7 @@ def resume(job_id: str, as_json: bool) -> int:
 
 
 def _steer(job_id: str, verb: Callable[[Orchestrator, str], bool], wanted: JobState, *, as_json: bool) -> int:
-    with _cluster() as orchestrator:
+    with cluster() as orchestrator:
         orchestrator.job(job_id)
         done = verb(orchestrator, job_id)
         record = orchestrator.job(job_id).status()

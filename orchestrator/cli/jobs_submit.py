@@ -22,7 +22,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.command()
 @click.argument("url", type=options.Secret(stdin="-"))
 @click.option("-o", "--output", metavar="NAME", help="Name of the file, relative to the volume.")
-@click.option("--sha256", metavar="HEX", help="The file must have this digest, else nothing is published.")
+@options.digests
+@click.option(
+    "--no-verify-offered", is_flag=True, help="Do not compare with digests that the origin itself offers."
+)
 @click.option(
     "--chunk-size", metavar="SIZE", type=options.Size(), help="Such as 32M; default: from the file's size."
 )
@@ -117,6 +120,7 @@ def submit(
     Examples:
       orchestrator submit https://example.org/big.iso
       orchestrator submit https://example.org/big.iso -o images/big.iso --sha256 1f2e...
+      orchestrator submit https://example.org/big.iso --checksums https://example.org/SHA256SUMS
       orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
       make-signed-link | orchestrator submit - -H @headers.txt
@@ -130,6 +134,9 @@ def submit(
             url,
             given["output"],
             sha256=given["sha256"],
+            digests=options.by_algorithm(given["checksum"]),
+            checksums=given["checksums"],
+            verify_offered=not given["no_verify_offered"],
             chunk_size_bytes=given["chunk_size"],
             connections=given["connections"],
             layout=given["layout"],

@@ -24,6 +24,7 @@ _COMMANDS = {
     "cancel": ("jobs", "End a job and remove its parts."),
     "pause": ("jobs", "Stop a job and keep its parts."),
     "resume": ("jobs", "Go on with a paused, failed or cancelled job."),
+    "verify": ("verify", "Read a finished file again and compare it."),
     "worker": ("services", "Run a worker."),
     "up": ("services", "Run Redis, a worker and Flower on this machine."),
     "flower": ("services", "Run Flower, the web page that shows workers and tasks."),

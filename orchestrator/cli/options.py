@@ -6,12 +6,14 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from tasks.transfer.digests import agree, parse_checksum
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -120,6 +122,52 @@ class Seconds(click.ParamType[float]):
         if not (math.isfinite(seconds) and seconds > 0):
             self.fail(f"{str(value)[:40]!r} is not a number of seconds above zero", param, ctx)
         return seconds
+
+
+class Checksum(click.ParamType[tuple[str, str]]):
+    """``ALGO:HEX``, such as ``sha-512:1f2e...``."""
+
+    name = "checksum"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, str]:
+        """Read it as algorithm and digest."""
+        try:
+            return parse_checksum(str(value))
+        except ValueError as error:
+            self.fail(f"that is {error}", param, ctx)
+
+
+def by_algorithm(checksums: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Digests of several ``--checksum``."""
+    try:
+        return agree(checksums)
+    except ValueError as error:
+        raise click.UsageError(f"--checksum has {error}") from None
+
+
+def digests(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which digests a file has."""
+    for option in (
+        click.option(
+            "--checksums",
+            metavar="FILE|URL",
+            type=Secret(),
+            help="A list like SHA256SUMS that has it: a file here, a URL, or @FILE for the file that has the URL.",
+        ),
+        click.option(
+            "--checksum",
+            "checksum",
+            metavar="ALGO:HEX",
+            type=Checksum(),
+            multiple=True,
+            help="Another digest that it must have: sha-512, sha-256, sha-1, md5, crc32c; may be repeated.",
+        ),
+        click.option("--sha256", metavar="HEX", help="The file must have this digest."),
+    ):
+        command = option(command)
+    return command
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")

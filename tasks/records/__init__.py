@@ -17,6 +17,7 @@ Keys, behind the prefix:
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
     origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
+    answer:<token>          list: a worker's answer to a question, for a while
     job:<id>:changes        channel: a message at each change of state
 
 A span is written as its chunk's number, with ``+`` and its start where that is not the chunk's: ``12+5242880``.

@@ -229,12 +229,14 @@ class Attempts(Leases):
         with self.translated():
             self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
 
-    def rejoin(self, job_id: str) -> None:
-        """Forget who took over from whom: what is missing is sent again as chunks."""
+    def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
+        """Forget who took over from whom, and that these chunks may have been done: they are sent again."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             for kind in ("bytes", "shares"):
                 taken_over = [span for span in self._redis.hkeys(self.key(job_id, kind)) if "+" in span]
                 if taken_over:
                     pipe.hdel(self.key(job_id, kind), *taken_over)
             pipe.delete(self.key(job_id, "stops"), self.key(job_id, "speeds"))
+            for number in missing:
+                pipe.srem(self.key(job_id, "done"), number)
             pipe.execute()

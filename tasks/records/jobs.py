@@ -15,6 +15,9 @@ from tasks.transfer.manifest import JobSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+#: How long an answer is kept that nobody takes.
+_ANSWER_SECONDS = 600
+
 # A change of state is one step: two workers that see different ends agree on the first.
 _TRANSITION = """
 local state = redis.call('HGET', KEYS[1], 'state')
@@ -116,6 +119,26 @@ class JobRecords(Client):
         if spec is None or sealed is None:
             return None
         return JobSpec.model_validate_json(spec), sealed, float(created_at or 0)
+
+    def destination(self, job_id: str) -> str | None:
+        """Where a complete job's file was published, relative to the volume."""
+        with self.translated():
+            value: str | None = self._redis.hget(self.key(job_id), "destination")
+        return value
+
+    def answer(self, token: str, text: str) -> None:
+        """Leave an answer for whoever asked under this name."""
+        key = f"{self.prefix}answer:{token}"
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.lpush(key, text)
+            pipe.expire(key, _ANSWER_SECONDS)
+            pipe.execute()
+
+    def take_answer(self, token: str, seconds: float) -> str | None:
+        """The answer under this name, if it comes within so many seconds."""
+        with self.translated():
+            found = self._redis.blpop([f"{self.prefix}answer:{token}"], timeout=seconds)
+        return found[1] if found else None
 
     def read(self, job_id: str) -> JobRecord:
         """The record of a job.

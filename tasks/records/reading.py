@@ -46,8 +46,9 @@ def to_record(
     plain = {
         name: value
         for name, value in fields.items()
-        if name in JobRecord.model_fields and name not in ("error", "workers", "state_times")
+        if name in JobRecord.model_fields and name not in ("error", "workers", "state_times", "digests")
     }
+    digests = json.loads(fields.get("digests", "{}"))
     state = JobState(fields["state"])
     seconds = None
     if not state.is_final:
@@ -63,6 +64,8 @@ def to_record(
             {
                 **plain,
                 "job_id": job_id,
+                "sha256": digests.get("sha-256"),
+                "digests": digests,
                 "bytes_done": bytes_done,
                 "chunks_done": chunks_done,
                 "connections_count": len(holders),

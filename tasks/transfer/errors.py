@@ -14,7 +14,7 @@
         ├── OriginError      SourceRefused, ProxyRefused, BadResponse, BadCertificate,
         │                    RedirectRefused, NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
-        │                    DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
+        │                    FileUnreadable, DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
         ├── JobUnreadable, JobTimedOut
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
@@ -304,16 +304,21 @@ class TooLarge(OriginError):
 class DigestMismatch(OriginError):
     """The whole file is there, and it is not the file that was asked for."""
 
-    def __init__(self, name: str, algorithm: str, expected: str, actual: str) -> None:
-        super().__init__(name, algorithm, expected, actual)
+    def __init__(self, name: str, algorithm: str, expected: str, actual: str, said_by: str = "user") -> None:
+        super().__init__(name, algorithm, expected, actual, said_by)
         self.name, self.algorithm, self.expected, self.actual = name, algorithm, expected, actual
+        self.said_by = (
+            said_by  #: ``user``, ``origin``, or ``receipt``: the bytes on the volume were others before
+        )
 
     def __str__(self) -> str:
-        """Say both digests, and that nothing was published."""
-        return (
-            f"{self.name} has {self.algorithm} {self.actual}, expected {self.expected}. "
-            f"It was not published; check the digest, then submit again."
-        )
+        """Say both digests, that nothing was published, and what to do."""
+        hint = {
+            "origin": "The expected one is the origin's own word: submit again; if that is wrong, with "
+            "--no-verify-offered.",
+            "receipt": "The volume has changed what was written to it, twice: check the disk, then resume the job.",
+        }.get(self.said_by, "Check the digest, then submit again.")
+        return f"{self.name} has {self.algorithm} {self.actual}, expected {self.expected}. It was not published. {hint}"
 
 
 class VolumeError(PermanentError):
@@ -372,6 +377,18 @@ class VolumeFailed(VolumeError):
             f"{self.path}: {self.reason}. Mend the volume, then resume the job (orchestrator resume), or submit "
             f"it again."
         )
+
+
+class FileUnreadable(VolumeError):
+    """A finished file is not there, or cannot be read."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        PermanentError.__init__(self, path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        """Say why."""
+        return f"{self.path} cannot be read: {self.reason}. Nothing was compared."
 
 
 class DestinationExists(VolumeError):

@@ -35,7 +35,10 @@ class JobSpec(_Stored):
     """What was asked for, without anything secret."""
 
     output: str | None = None  #: name relative to the volume; None: the server's or the URL's
-    sha256: str | None = None  #: the digest the whole file must have
+    digests: dict[str, str] = Field(
+        default_factory=dict
+    )  #: algorithm -> hexadecimal: what the whole file must have, as the user says
+    verifies_offered: bool = True  #: without any of the user's, the whole file must have the origin's digests
     chunk_size_bytes: int | None = Field(default=None, gt=0)  #: None: chosen from the file's size
     connections: int | None = Field(default=None, ge=1)  #: the most to the origin; None: the workers' setting
     layout: LayoutName = LayoutName.AUTO
@@ -72,6 +75,7 @@ class SourceRequest(_Stored):
     proxy: str | None = None  #: http, https or socks5 URL; None: from the worker's environment
     trusts_redirects: bool = False  #: credentials go along to another origin
     allows_downgrade: bool = False  #: a redirect from https to http is followed
+    checksums: SourceRequest | None = None  #: how to ask for the list of checksums that has the file's
 
     @property
     def has_credentials(self) -> bool:
@@ -81,6 +85,7 @@ class SourceRequest(_Stored):
             or self.user
             or self.cookies
             or self.client_certificate
+            or (self.checksums and self.checksums.has_credentials)
             or any("@" in urlsplit(url).netloc for url in (self.url, self.proxy) if url)
         )
 
@@ -200,6 +205,16 @@ class Checkpoint(PartState):
 
 class Receipt(PartState):
     """The proof of a complete span: as a rule of the whole part."""
+
+
+class Followed(_Stored):
+    """What was hashed of the parts, in order, while others were still being fetched."""
+
+    receipts_id: str  #: identifies the receipts that the digests cover
+    length_bytes: int = Field(
+        ge=0
+    )  #: what was read, perhaps more than they cover; grows while somebody is at it
+    digests: dict[str, str]  #: algorithm -> hexadecimal
 
 
 @dataclass(frozen=True, slots=True)

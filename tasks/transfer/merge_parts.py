@@ -1,4 +1,4 @@
-"""Use case: check every receipt in order, join the parts in order, check the digest, publish."""
+"""Use case: check every receipt in order, check the digests, join the parts in order, publish."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.digests import combine_crc32c, sha256
+from tasks.transfer.digests import CRC32C, combine_crc32c
 from tasks.transfer.errors import DigestMismatch
+from tasks.transfer.whole_pass import algorithms_to_pass, digests_of_follower, expected_digests, hash_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +25,7 @@ class Merged:
     path: Path
     size_bytes: int
     crc32c: int
-    sha256: str | None  #: only where it was asked for
+    digests: dict[str, str]  #: those that were compared: algorithm -> hexadecimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def merge_parts(
         may_publish: asked right before the file becomes visible: a job may be cancelled while parts are joined.
 
     Returns:
-        The published file, or the chunks that are not there as a whole; then nothing was changed.
+        The published file, or the chunks that are not there as a whole; then nothing was published.
 
     Raises:
         DigestMismatch: the file is not the one asked for; it was not published.
@@ -72,16 +73,18 @@ def publish_parts(
     receipts: Sequence[Receipt],
     *,
     may_publish: Callable[[], bool] = lambda: True,
-) -> Merged:
-    """Join, check and publish parts whose receipts are all there, in order; errors as for `merge_parts`."""
+) -> Merged | Incomplete:
+    """Check, join and publish parts whose receipts are all there, in order; otherwise as `merge_parts`."""
     size_bytes = sum(receipt.length_bytes for receipt in receipts)
+    whole_crc32c = combine_crc32c((receipt.crc32c, receipt.length_bytes) for receipt in receipts)
     path = volume.path_of(manifest.destination)
-    digest = manifest.spec.sha256
     # A merge that died right after publishing is run again, and finds its file under both names.
     if not folder.holds(path):
+        bad = _check_digests(folder, manifest, receipts, whole_crc32c)
+        if bad:
+            return Incomplete(bad)
         whole = folder.join(manifest, receipts)
         folder.check_size(whole, size_bytes)
-        digest = _check_digest(folder, whole, manifest)
         if manifest.spec.sync:
             folder.sync_file(whole)
         if not may_publish():
@@ -89,19 +92,53 @@ def publish_parts(
         volume.publish(
             whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
         )
-    return Merged(
-        path=path,
-        size_bytes=size_bytes,
-        crc32c=combine_crc32c((receipt.crc32c, receipt.length_bytes) for receipt in receipts),
-        sha256=digest,
-    )
+    return Merged(path=path, size_bytes=size_bytes, crc32c=whole_crc32c, digests=expected_digests(manifest))
 
 
-def _check_digest(folder: JobFolder, whole: Path, manifest: Manifest) -> str | None:
-    expected = manifest.spec.sha256
-    if expected is None:
-        return None
-    actual = sha256(folder.blocks_of(whole))
-    if actual != expected:
-        raise DigestMismatch(manifest.destination, "SHA-256", expected, actual)
-    return actual
+def _check_digests(
+    folder: JobFolder, manifest: Manifest, receipts: Sequence[Receipt], whole_crc32c: int
+) -> list[Chunk]:
+    """Compare the whole file's digests with what is expected.
+
+    Returns:
+        Chunks whose bytes on the volume are not those that came: they have to be fetched again.
+
+    Raises:
+        DigestMismatch: what came is not the file, or a chunk's bytes changed on the volume for the second time.
+    """
+    # First, because it needs no pass; and what the volume did to the bytes since does not change it.
+    _compare(manifest, {CRC32C: f"{whole_crc32c:08x}"})
+    if not algorithms_to_pass(manifest):
+        return []
+    digests = digests_of_follower(folder, manifest, receipts)
+    if digests is None:
+        whole_pass = hash_parts(folder, manifest, receipts)
+        if whole_pass.bad:
+            return _refuse(folder, manifest, whole_pass.bad)
+        digests = whole_pass.digests()
+    _compare(manifest, digests)
+    return []
+
+
+def _compare(manifest: Manifest, digests: dict[str, str]) -> None:
+    expected = expected_digests(manifest)
+    for algorithm in expected.keys() & digests.keys():
+        if digests[algorithm] != expected[algorithm]:
+            raise DigestMismatch(
+                manifest.destination,
+                algorithm,
+                expected[algorithm],
+                digests[algorithm],
+                "user" if manifest.spec.digests else "origin",
+            )
+
+
+def _refuse(folder: JobFolder, manifest: Manifest, bad: Sequence[tuple[Receipt, int]]) -> list[Chunk]:
+    """Have bad chunks fetched again, but not again and again."""
+    receipts = [receipt for receipt, _ in bad]
+    if folder.refuse(manifest, receipts):
+        receipt, seen_crc32c = bad[0]
+        begin = manifest.chunk(receipt.number).start + receipt.start
+        where = f"{manifest.destination}, bytes {begin}-{begin + receipt.length_bytes - 1} on the volume,"
+        raise DigestMismatch(where, CRC32C, f"{receipt.crc32c:08x}", f"{seen_crc32c:08x}", "receipt")
+    return [manifest.chunk(number) for number in sorted({receipt.number for receipt in receipts})]

@@ -29,6 +29,7 @@ EXAMPLES = {
     "DigestMismatch": ("x.iso", "SHA-256", "aa", "bb"),
     "VolumeFull": ("/v", 10, 5),
     "VolumeFailed": ("/v", "Input/output error"),
+    "FileUnreadable": ("/v/x", "Input/output error"),
     "DestinationBusy": ("/v/x", "3f9a1c27d0b4"),
 }
 

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.transfer.digests import combine_crc32c, crc32c, parse_sha256
+from tasks.transfer.digests import combine_crc32c, crc32c
 from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, SourceRequest, Validator
 
 
@@ -73,11 +73,6 @@ def test_the_whole_files_crc_comes_from_the_parts():
     assert combine_crc32c((crc32c(part), len(part)) for part in parts) == crc32c(b"many hands")
     assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32/ISCSI
 
-
-def test_a_sha256_is_64_hexadecimal_digits():
-    assert parse_sha256("AB" * 32) == "ab" * 32
-    with pytest.raises(ValueError, match="64"):
-        parse_sha256("ab" * 31)
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 
 import http_sf
 
-from tasks.transfer.digests import LENGTHS_BYTES
+from tasks.transfer.digests import LENGTHS_BYTES, algorithm_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-#: Names of RFC 3230 and of object stores, where they are not those of RFC 9530.
-_ALIASES = {"sha": "sha-1", "sha1": "sha-1", "sha256": "sha-256", "sha512": "sha-512"}
 _AMAZON = "x-amz-checksum-"
 
 
@@ -32,8 +30,8 @@ def offered_digests(headers: Mapping[str, str], *, is_whole: bool) -> dict[str, 
     found: dict[str, str] = {}
     contradicted: set[str] = set()
     for name, value in _all(headers, is_whole=is_whole):
-        algorithm = _ALIASES.get(name.lower(), name.lower())
-        if LENGTHS_BYTES.get(algorithm) != len(value):
+        algorithm = algorithm_of(name)
+        if algorithm is None or LENGTHS_BYTES[algorithm] != len(value):
             continue
         if found.setdefault(algorithm, value.hex()) != value.hex():
             contradicted.add(algorithm)

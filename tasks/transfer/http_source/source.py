@@ -186,6 +186,25 @@ class Source:
             raise self._changed(response, identity)
         return Body(response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=decodes)
 
+    def read_text(self, most_bytes: int, attempt: Attempt) -> str:
+        """The whole of a small file as text; errors as for `probe`, and `BadResponse` if it is larger."""
+        response = self._send(None, attempt)
+        if response.status_code != requests.codes.ok:
+            raise self._untrusted(response, f"status {response.status_code} to a plain GET")
+        coding = answers.coding_to_undo(response, redact(response.url))
+        size_bytes = None if coding else answers.content_length(response, self.name)
+        data = bytearray()
+        with Body(
+            response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=coding is not None
+        ) as body:
+            for block in body.blocks():
+                data += block
+                if len(data) > most_bytes:
+                    raise BadResponse(
+                        self.name, f"more than the {most_bytes} bytes that such a file may have"
+                    )
+        return data.decode(errors="replace")
+
     def _body_of_range(
         self, response: requests.Response, wanted: ByteRange, identity: Identity, attempt: Attempt
     ) -> Body:

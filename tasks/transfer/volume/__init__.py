@@ -10,8 +10,9 @@ No file is locked: locks silently do nothing on some shared filesystems. What tw
 fight over is decided by an atomic create, link or rename.
 """
 
+from tasks.transfer.volume.files import read_blocks
 from tasks.transfer.volume.job_folder import JobFolder
 from tasks.transfer.volume.part_writer import PartWriter
 from tasks.transfer.volume.root import Volume
 
-__all__ = ["JobFolder", "PartWriter", "Volume"]
+__all__ = ["JobFolder", "PartWriter", "Volume", "read_blocks"]

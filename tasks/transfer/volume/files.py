@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _MOST_TRIES = 1000
+_READ_BYTES = 256 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _MISSING = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR})
@@ -118,6 +119,28 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     view = memoryview(data)
     while written_bytes < len(data):
         written_bytes += os.pwrite(fd, view[written_bytes:], offset + written_bytes)
+
+
+def read_blocks(path: Path, offset: int = 0, length_bytes: int | None = None) -> Iterator[memoryview]:
+    """The bytes of a file in order, from an offset on; fewer than asked for if the file ends before.
+
+    Each block is good until the next is asked for: then its memory is written anew.
+    """
+    # Larger than that leaves a core's cache, and each block is read more than once by who hashes it.
+    buffer = memoryview(bytearray(_READ_BYTES))
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        left_bytes = length_bytes
+        while left_bytes is None or left_bytes > 0:
+            wanted = buffer if left_bytes is None else buffer[:left_bytes]
+            count = os.preadv(fd, [wanted], offset)
+            if not count:
+                return
+            yield buffer[:count]
+            offset += count
+            left_bytes = None if left_bytes is None else left_bytes - count
+    finally:
+        os.close(fd)
 
 
 def sync_folder(folder: Path) -> None:

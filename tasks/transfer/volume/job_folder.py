@@ -9,18 +9,18 @@ import shutil
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed
-from tasks.transfer.manifest import LayoutName, Manifest, Receipt
-from tasks.transfer.volume.files import make_folder, volume_errors, write_first, write_whole
+from tasks.transfer.manifest import Followed, LayoutName, Manifest
+from tasks.transfer.volume.files import make_folder, read_blocks, volume_errors, write_first, write_whole
 from tasks.transfer.volume.joining import join
-from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, prove
+from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, prove, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tasks.transfer.manifest import Chunk, Proven, Span
+    from tasks.transfer.manifest import Chunk, Proven, Receipt, Span
 
-_READ_BYTES = 1024 * 1024
+_FOLLOWED_NAME = "followed.json"
 _REMOVED = "removed."
 
 
@@ -120,11 +120,41 @@ class JobFolder:
             join([(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts], merged)
             return merged
 
-    def blocks_of(self, path: Path) -> Iterator[bytes]:
-        """The bytes of a file in the job's folder, in order."""
-        with volume_errors(path), path.open("rb", buffering=0) as file:
-            while block := file.read(_READ_BYTES):
-                yield block
+    def blocks_of(self, manifest: Manifest, receipt: Receipt) -> Iterator[memoryview]:
+        """The bytes that a receipt vouches for, in order; fewer if they are not all there.
+
+        Each block is good until the next is asked for.
+        """
+        path = self._plan_folder(manifest) / receipt.file_name
+        is_shared = manifest.layout is LayoutName.SHARED
+        offset = manifest.chunk(receipt.number).start + receipt.start if is_shared else 0
+        with volume_errors(path), contextlib.suppress(FileNotFoundError):
+            yield from read_blocks(path, offset, receipt.length_bytes)
+
+    def refuse(self, manifest: Manifest, receipts: Sequence[Receipt]) -> bool:
+        """Take back receipts whose bytes are not there any more; whether one of their chunks was refused before."""
+        folder = self._plan_folder(manifest)
+        with volume_errors(folder):
+            return refuse(folder, receipts, generation=manifest.generation)
+
+    def write_followed(self, manifest: Manifest, followed: Followed) -> None:
+        """Store how far the parts are hashed; `VolumeMissing` if the plan is gone."""
+        path = self._plan_folder(manifest) / _FOLLOWED_NAME
+        with volume_errors(path):
+            write_whole(path, followed.model_dump_json(), sync=False)
+
+    def read_followed(self, manifest: Manifest) -> Followed | None:
+        """How far somebody has hashed the parts, or None if nobody has."""
+        path = self._plan_folder(manifest) / _FOLLOWED_NAME
+        with volume_errors(path), contextlib.suppress(FileNotFoundError, ValueError):
+            return Followed.model_validate_json(path.read_bytes())
+        return None
+
+    def forget_followed(self, manifest: Manifest) -> None:
+        """Remove what was stored of that; harmless if it is gone."""
+        path = self._plan_folder(manifest) / _FOLLOWED_NAME
+        with volume_errors(path):
+            path.unlink(missing_ok=True)
 
     def check_size(self, path: Path, size_bytes: int) -> None:
         """Make sure that a file is as long as its receipts say; `VolumeFailed` if not."""

@@ -11,6 +11,7 @@ from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Proven, R
 from tasks.transfer.volume.files import volume_errors, write_all, write_whole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
@@ -173,6 +174,25 @@ def prove(folder: Path, chunk: Chunk) -> Proven:
         receipts.append(receipt)
         done_bytes += receipt.length_bytes
     return Proven(tuple(receipts), is_whole=True)
+
+
+def refuse(folder: Path, receipts: Iterable[Receipt], *, generation: int) -> bool:
+    """Take back receipts whose bytes are not on the volume any more; their chunks are missing then.
+
+    Returns:
+        Whether one of these chunks was refused in an earlier generation too.
+    """
+    was_refused = False
+    for receipt in receipts:
+        ending = f".{generation}.refused"
+        # Not those of this generation: a merge whose message came twice may be at the same.
+        was_refused |= any(
+            not path.name.endswith(ending) for path in folder.glob(f"{receipt.number:05d}.*refused")
+        )
+        stem = _stem(receipt.number, receipt.start)
+        with contextlib.suppress(FileNotFoundError):
+            (folder / f"{stem}.receipt").replace(folder / f"{stem}{ending}")
+    return was_refused
 
 
 def read_checkpoint(folder: Path, stem: str) -> Checkpoint | None:

@@ -1,0 +1,129 @@
+"""Lists of checksums, such as SHA256SUMS, and the choice of a file's entry in one."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from tasks.transfer.digests import CRC32C, LENGTHS_BYTES, agree, algorithm_of, parse_checksum
+from tasks.transfer.errors import BadOption
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+#: No list that a person would name for one file is longer.
+MOST_BYTES = 1024 * 1024
+
+_GNU = re.compile(r"([0-9a-fA-F]+)(?:[ \t]+\*?(\S.*))?", re.ASCII)
+_BSD = re.compile(r"([A-Za-z0-9-]+) ?\((.+)\) ?= ?([0-9a-fA-F]+)", re.ASCII)
+#: Eight digits in such a list are a CRC-32 of another polynomial (``.sfv``).
+_BY_DIGITS = {2 * length: name for name, length in LENGTHS_BYTES.items() if name != CRC32C}
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    name: str | None  #: None: the list has the digest alone
+    algorithm: str
+    digest: str
+
+
+def choose(text: str, names: Iterable[str], *, source: str) -> dict[str, str]:
+    """A file's digests in a list of checksums.
+
+    Lines are ``HEX  name`` or ``HEX *name`` (GNU coreutils), where the number of digits tells the algorithm, or
+    ``SHA256 (name) = HEX`` (BSD, OpenSSL). Others, such as a signature's, are passed over. A list of one digest
+    without a name is the file's.
+
+    Args:
+        text: the list.
+        names: what the file may be called, with the folders that are known, the best name first.
+        source: what the list is called, for messages.
+
+    Returns:
+        Algorithm -> hexadecimal.
+
+    Raises:
+        BadOption: there is no entry for the file, or there are several that contradict each other.
+    """
+    entries = [entry for line in text.splitlines() if (entry := _parse(line.strip()))]
+    if len(entries) == 1 and entries[0].name is None:
+        return {entries[0].algorithm: entries[0].digest}
+    wanted = [name for name in names if name.rpartition("/")[2]]
+    for name in wanted:
+        for is_it in (_ends_alike, _is_called_alike):
+            found = [
+                (each.algorithm, each.digest) for each in entries if each.name and is_it(name, each.name)
+            ]
+            if found:
+                return _agreeing(found, name, source)
+    shown = (
+        " or ".join(dict.fromkeys(repr(name.rpartition("/")[2]) for name in wanted)) or "a URL without a name"
+    )
+    raise BadOption(
+        f"{source} has no checksum for {shown}, among {len(entries)} entries. Check that it is the right list, or "
+        f"name the file as the list does with -o."
+    )
+
+
+def names_of(url: str, output: str | None) -> list[str]:
+    """What a file may be called in a list: as in its URL, or as it is to be called."""
+    path = unquote(urlsplit(url).path)
+    return [path, *([output] if output is not None else [])]
+
+
+def is_url(checksums: str | Path) -> bool:
+    """Whether a list is named by its URL, and not by a file's path."""
+    return "://" in str(checksums)
+
+
+def choose_in(path: Path, names: Iterable[str]) -> dict[str, str]:
+    """A file's digests in a list on this host; `BadOption` if it has none."""
+    try:
+        text = path.read_bytes().decode(errors="replace")
+    except OSError as error:
+        raise BadOption(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from None
+    return choose(text, names, source=str(path))
+
+
+def given(sha256: str | None, *others: Mapping[str, str]) -> dict[str, str]:
+    """Digests from all places where they may be given; `BadOption` if they make no sense, or not together."""
+    pairs = [pair for digests in others for pair in digests.items()]
+    if sha256 is not None:
+        pairs.append(("sha-256", sha256))
+    try:
+        return agree(parse_checksum(f"{name}:{digits}") for name, digits in pairs)
+    except ValueError as error:
+        raise BadOption(f"That is {error}.") from None
+
+
+def _parse(line: str) -> _Entry | None:
+    if match := _BSD.fullmatch(line):
+        algorithm, name, digits = algorithm_of(match[1]), match[2], match[3]
+    elif match := _GNU.fullmatch(line):
+        algorithm, name, digits = _BY_DIGITS.get(len(match[1])), match[2], match[1]
+    else:
+        return None
+    if algorithm is None or len(digits) != 2 * LENGTHS_BYTES[algorithm]:
+        return None
+    return _Entry(name and name.removeprefix("./"), algorithm, digits.lower())
+
+
+def _ends_alike(path: str, name: str) -> bool:
+    return f"/{path}".endswith(f"/{name.lstrip('/')}")
+
+
+def _is_called_alike(path: str, name: str) -> bool:
+    return path.rpartition("/")[2] == name.rpartition("/")[2]
+
+
+def _agreeing(found: list[tuple[str, str]], name: str, source: str) -> dict[str, str]:
+    try:
+        return agree(found)
+    except ValueError as error:
+        raise BadOption(
+            f"{source} has several entries for {name.rpartition('/')[2]!r}: {error}. Give the right one with "
+            f"--checksum."
+        ) from None

@@ -1,0 +1,42 @@
+"""The Celery task that reads a finished file once more, for somebody whose host may not have the volume."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks import outcomes
+from tasks.app import VERIFY_TASK, app
+from tasks.host import host
+from tasks.jobs import JobState, VerifyAnswer
+from tasks.transfer.digests import CRC32C
+from tasks.transfer.errors import BadOption
+from tasks.transfer.verify_file import Verification, verify_file
+
+if TYPE_CHECKING:
+    from tasks.host import Host
+
+
+@app.task(name=VERIFY_TASK, ignore_result=True)
+def verify(job_id: str, token: str) -> None:
+    """Compare the published file of a complete job with its record.
+
+    Args:
+        job_id: whose.
+        token: names the question; whoever asked waits for the answer under this name.
+    """
+    here = host()
+    try:
+        answer = VerifyAnswer(verification=_verify(here, job_id))
+    except Exception as error:  # noqa: BLE001  (whoever asked has to be told, whatever happened)
+        answer = VerifyAnswer(error=outcomes.shown(job_id, error))
+    here.records.answer(token, answer.model_dump_json())
+
+
+def _verify(here: Host, job_id: str) -> Verification:
+    record, destination = here.records.read(job_id), here.records.destination(job_id)
+    if record.state is not JobState.COMPLETE or destination is None or record.crc32c is None:
+        raise BadOption(f"Job {job_id} is {record.state}; there is a file to verify when it is complete.")
+    here.volume.check()
+    # Not the record's path: hosts may have the volume at different places.
+    path = here.volume.path_of(destination)
+    return verify_file(path, {**record.digests, CRC32C: record.crc32c}, size_bytes=record.size_bytes)
