@@ -46,6 +46,8 @@ def merge_parts(job_id: str, generation: int) -> None:
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
         app.send_task(PLAN_TASK, args=(job_id, 0, True), argsrepr=f"({job_id}: {len(result.chunks)} missing)")
         return
+    if result.was_followed:
+        logger.info("hashed while parts were fetched job=%s", job_id)
     outcomes.complete(here, manifest, result)
 
 

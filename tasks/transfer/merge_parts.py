@@ -26,6 +26,7 @@ class Merged:
     size_bytes: int
     crc32c: int
     digests: dict[str, str]  #: those that were compared: algorithm -> hexadecimal
+    was_followed: bool = False  #: they were computed while parts were still being fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,10 @@ def publish_parts(
     size_bytes = sum(receipt.length_bytes for receipt in receipts)
     whole_crc32c = combine_crc32c((receipt.crc32c, receipt.length_bytes) for receipt in receipts)
     path = volume.path_of(manifest.destination)
+    was_followed = False
     # A merge that died right after publishing is run again, and finds its file under both names.
     if not folder.holds(path):
-        bad = _check_digests(folder, manifest, receipts, whole_crc32c)
+        bad, was_followed = _check_digests(folder, manifest, receipts, whole_crc32c)
         if bad:
             return Incomplete(bad)
         whole = folder.join(manifest, receipts)
@@ -92,16 +94,23 @@ def publish_parts(
         volume.publish(
             whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
         )
-    return Merged(path=path, size_bytes=size_bytes, crc32c=whole_crc32c, digests=expected_digests(manifest))
+    return Merged(
+        path=path,
+        size_bytes=size_bytes,
+        crc32c=whole_crc32c,
+        digests=expected_digests(manifest),
+        was_followed=was_followed,
+    )
 
 
 def _check_digests(
     folder: JobFolder, manifest: Manifest, receipts: Sequence[Receipt], whole_crc32c: int
-) -> list[Chunk]:
+) -> tuple[list[Chunk], bool]:
     """Compare the whole file's digests with what is expected.
 
     Returns:
-        Chunks whose bytes on the volume are not those that came: they have to be fetched again.
+        Chunks whose bytes on the volume are not those that came: they have to be fetched again. And whether the
+        digests were there before.
 
     Raises:
         DigestMismatch: what came is not the file, or a chunk's bytes changed on the volume for the second time.
@@ -109,15 +118,16 @@ def _check_digests(
     # First, because it needs no pass; and what the volume did to the bytes since does not change it.
     _compare(manifest, {CRC32C: f"{whole_crc32c:08x}"})
     if not algorithms_to_pass(manifest):
-        return []
-    digests = digests_of_follower(folder, manifest, receipts)
-    if digests is None:
-        whole_pass = hash_parts(folder, manifest, receipts)
-        if whole_pass.bad:
-            return _refuse(folder, manifest, whole_pass.bad)
-        digests = whole_pass.digests()
-    _compare(manifest, digests)
-    return []
+        return [], False
+    followed = digests_of_follower(folder, manifest, receipts)
+    if followed is not None:
+        _compare(manifest, followed)
+        return [], True
+    whole_pass = hash_parts(folder, manifest, receipts)
+    if whole_pass.bad:
+        return _refuse(folder, manifest, whole_pass.bad), False
+    _compare(manifest, whole_pass.digests())
+    return [], False
 
 
 def _compare(manifest: Manifest, digests: dict[str, str]) -> None:

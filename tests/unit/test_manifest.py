@@ -1,7 +1,6 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.transfer.digests import combine_crc32c, crc32c
 from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, SourceRequest, Validator
 
 
@@ -68,19 +67,17 @@ def test_a_job_id_is_twelve_hexadecimal_digits(job_id):
         manifest(job_id=job_id)
 
 
-def test_the_whole_files_crc_comes_from_the_parts():
-    parts = [b"many ", b"hands", b""]
-    assert combine_crc32c((crc32c(part), len(part)) for part in parts) == crc32c(b"many hands")
-    assert crc32c(b"123456789") == 0xE3069283  # the check value of CRC-32/ISCSI
-
-
-
 @pytest.mark.parametrize(
     ("request_", "has"),
     [
         (SourceRequest(url="http://h/x?sig=1"), False),
         (SourceRequest(url="http://h/x", headers={"Cookie": "a"}), True),
         (SourceRequest(url="http://h/x", user="me:secret"), True),
+        (SourceRequest(url="http://h/x", checksums=SourceRequest(url="http://h/SUMS")), False),
+        (
+            SourceRequest(url="http://h/x", checksums=SourceRequest(url="http://h/SUMS", user="me:secret")),
+            True,
+        ),
         (SourceRequest(url="http://h/x@y"), False),  # an @ in the path is no user
     ],
 )

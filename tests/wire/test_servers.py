@@ -6,6 +6,7 @@ other. In no case are there wrong bytes, and none outlasts its deadline.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import itertools
@@ -361,6 +362,13 @@ CODINGS = [
          in_turn(serve(), serve(extra=("Content-Encoding: gzip",))), UNTRUSTED),
 ]  # fmt: skip
 
+
+def repr_digest(content: bytes) -> str:
+    return f"Repr-Digest: sha-256=:{base64.b64encode(hashlib.sha256(content).digest()).decode()}:"
+
+
+MD5_OF_OTHER = base64.b64encode(hashlib.md5(OTHER).digest()).decode()
+
 SIZES = [
     Case("larger than --max-size", "option", serve(), "TooLarge", options={"max_size_bytes": MIB}),
     Case("a stream larger than --max-size", "endless bodies", no_ranges(length=lambda _: None), "TooLarge",
@@ -368,6 +376,18 @@ SIZES = [
     Case("as large as --max-size", "option", serve(), options={"max_size_bytes": len(CONTENT)}),
     Case("a digest that fits", "option", serve(), options={"sha256": hashlib.sha256(CONTENT).hexdigest()}),
     Case("a digest that does not", "option", serve(), "DigestMismatch", options={"sha256": "0" * 64}),
+    Case("a Repr-Digest that fits", "RFC 9530 3", serve(extra=(repr_digest(CONTENT),))),
+    Case("a Repr-Digest that does not", "RFC 9530 3", serve(extra=(repr_digest(OTHER),)), "DigestMismatch"),
+    Case("a Repr-Digest that does not, of one chunk", "RFC 9530 3",
+         serve(SMALL, extra=(repr_digest(OTHER),)), "DigestMismatch"),
+    Case("a Repr-Digest that does not, not to be compared", "option", serve(extra=(repr_digest(OTHER),)),
+         options={"verify_offered": False}),
+    Case("a Repr-Digest that contradicts the right one", "option", serve(extra=(repr_digest(OTHER),)),
+         options={"sha256": hashlib.sha256(CONTENT).hexdigest()}),
+    Case("an x-goog-hash that does not fit", "GCS", serve(extra=("x-goog-hash: crc32c=AAAAAA==",)), "DigestMismatch"),
+    Case("a Content-MD5 of each range", "RFC 2616 14.15: of the body", serve(extra=(f"Content-MD5: {MD5_OF_OTHER}",))),
+    Case("a Content-MD5 that does not fit", "RFC 2616 14.15", no_ranges(extra=(f"Content-MD5: {MD5_OF_OTHER}",)),
+         "DigestMismatch"),
     Case("shared layout", "layout", serve(), options={"layout": "shared"}),
     Case("shared layout without a strong tag", "layout", serve(etag=None), "BadOption", options={"layout": "shared"}),
     Case("shared layout and breaks", "layout", failing_then(serve(cut=77_777), 4), options={"layout": "shared"}),
