@@ -101,6 +101,8 @@ def test_a_worker_that_dies_while_hashing_costs_a_pass_and_no_more(empty_cluster
 
 def test_a_part_that_the_volume_changes_is_fetched_again(one_worker, served):
     served.bytes_per_second = 2 * MIB
+    # The last chunk will be there when nobody has hashed it yet: the one before it is held back.
+    served.slow_starts[6 * MIB] = MIB / 4
     with one_worker.orchestrator() as orchestrator:
         job = orchestrator.submit(
             served.url, "file.bin", chunk_size_bytes=MIB, sha256=SHA256, layout="shared"

@@ -186,6 +186,13 @@ def test_a_name_that_leaves_the_volume_through_a_link_is_refused(nginx_url, one_
         ["--sha256", "a" * 63],
         ["--sha256", "a" * 40],  # a SHA-1
         ["--sha256", ""],
+        ["--checksum", "a" * 64],  # of which algorithm?
+        ["--checksum", "crc32:00000000"],
+        ["--checksum", "md5:" + "g" * 32],
+        ["--checksum", f"md5:{'a' * 32}", "--checksum", f"md5:{'b' * 32}"],
+        ["--sha256", "a" * 64, "--checksum", f"sha-256:{'b' * 64}"],
+        ["--checksums", "no-such-file"],
+        ["--checksums", "ftp://h/SUMS"],
         ["--timeout", "0"],
         ["--timeout", "-1"],
         ["--timeout", "soon"],
