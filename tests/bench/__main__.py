@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -46,6 +48,8 @@ class _DefaultGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         _check_machine()
+        # Else what was started goes on, and what was mounted stays so.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             return super().invoke(ctx)
         except (RunFailed, NotEnoughSpace, LoopFailed) as error:

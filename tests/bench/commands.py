@@ -9,7 +9,7 @@ import click
 
 from bench import as_json, batch, digest, latency, memory, report, resume, tail, throttled
 from bench.options import json_option, runs_option, site_options, size_option
-from orchestrator.cli.options import Size
+from orchestrator.cli.options import Seconds, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,13 +146,33 @@ def batch_(size_bytes: int, files_count: int, runs_count: int, site: Site, json_
     show_default=True,
     help="What becomes of Redis; may be given twice.",
 )
+@click.option(
+    "--patience",
+    "patience_seconds",
+    type=Seconds(),
+    default=resume.PATIENCE_SECONDS,
+    show_default=True,
+    help="How long the second job may take. By default a message that was lost is sent again after 900.",
+)
 @site_options
 @json_option
 def resume_(
-    size_bytes: int, runs_count: int, cases: tuple[str, ...], site: Site, json_file: Path | None
+    size_bytes: int,
+    runs_count: int,
+    cases: tuple[str, ...],
+    patience_seconds: float,
+    site: Site,
+    json_file: Path | None,
 ) -> None:
     """Kill everything half-way, start anew, and count what is fetched again."""
-    crashes = resume.measure(site, size_bytes=size_bytes, runs_count=runs_count, cases=cases, say=say)
+    crashes = resume.measure(
+        site,
+        size_bytes=size_bytes,
+        runs_count=runs_count,
+        cases=cases,
+        patience_seconds=patience_seconds,
+        say=say,
+    )
     figures = resume.figures(crashes)
     report.print_figures(figures)
     if json_file is not None:

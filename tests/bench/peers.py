@@ -31,7 +31,7 @@ SHOWN_AS = {
     "hf16": "hf_transfer, 16 files",
     "aria2c": "aria2c -x16 -s16",
     "aria2c-k1M": "aria2c -x16 -s16 -k1M",
-    "aria2c-x8": "aria2c -x8 -s8",
+    "aria2c-x8": "aria2c -x8 -s8 -k1M",
     "axel": "axel -n8",
     "curl": "curl",
 }
