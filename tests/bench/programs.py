@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bench.place import settle, wait_until_tidy
 from bench.usage import Usage, cpu_seconds, peak_memory, thread_clock, tree, trees, written_bytes
+from orchestrator.client import JobEndedBadly, StillRunning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -80,7 +81,10 @@ class WarmCluster:
             # This thread is the submitting process; the sampling thread beside it is not.
             submitting = thread_clock()
             began_seconds = time.perf_counter()
-            self.work()
+            try:
+                self.work()
+            except (JobEndedBadly, StillRunning) as error:
+                raise RunFailed(f"{self.shown_as}: {error}") from error
             wall_seconds = time.perf_counter() - began_seconds
             submitting_seconds = submitting()
         wait_until_tidy(self.cluster.volume)
