@@ -104,7 +104,8 @@ def _read_cookies(path: Path) -> tuple[Cookie, ...]:
     jar = http.cookiejar.MozillaCookieJar()
     _read(path)
     try:
-        jar.load(str(path), ignore_discard=True)
+        # Those that have ended are left out below: 0, as curl writes it for "with the session", is no end.
+        jar.load(str(path), ignore_discard=True, ignore_expires=True)
     except http.cookiejar.LoadError:
         raise BadOption(f"{path} is not a cookie file in Netscape's format.") from None
     return tuple(
@@ -116,6 +117,7 @@ def _read_cookies(path: Path) -> tuple[Cookie, ...]:
             is_secure=cookie.secure,
         )
         for cookie in jar
+        if not (cookie.expires and cookie.is_expired())
     )
 
 

@@ -18,7 +18,7 @@ from celery.exceptions import Reject
 from orchestrator import dispatch, planner
 from tasks import outcomes
 from tasks.app import PLAN_TASK, app
-from tasks.host import Host, NoLease, host
+from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host, new_attempt_name
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -31,11 +31,11 @@ from tasks.transfer.errors import (
     origin_of,
 )
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, Span
 from tasks.transfer.merge_parts import Merged, publish_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tasks.records import Progress
     from tasks.transfer.attempt import Attempt
@@ -135,6 +135,7 @@ class _Planning:
         self._created_at = created_at
         self._folder = here.volume.job(job_id)
         self._destination: str | None = None
+        self._attempt_name = new_attempt_name()  # one for all that it does: the lease is under this name
 
     def run(self, void_generation: int | None, *, as_stream: bool) -> None:
         """Plan; the job is fetching or complete then."""
@@ -153,20 +154,39 @@ class _Planning:
         attempt, progress = self._new_attempt(source)
         self._host.take_lease(progress(), self._spec)
         try:
-            with self._host.watch.over(attempt, progress, slice_seconds=None):
-                probe = source.probe(
-                    planner.probe_bytes(self._spec.chunk_size_bytes), attempt, as_stream=as_stream
-                )
+            probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
                 manifest = self._decide(source, probe, void)
                 if manifest.size_bytes is None or manifest.chunks_count > 1:
                     self._write(manifest, source, probe, void)
-                    self._send(manifest)
-                elif not self._take_whole(manifest, source, probe):
+                elif self._take_whole(manifest, source, probe):
+                    return
+                else:
                     self._write(manifest, source, None, void)
-                    self._send(manifest)
         finally:
             self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
+        # The lease is back by now: the first chunk would wait for it.
+        self._send(manifest)
+
+    def _probe(
+        self, source: Source, attempt: Attempt, progress: Callable[[], Progress], *, as_stream: bool
+    ) -> Probe:
+        """Probe, and have others know what the origin said of too many requests."""
+        first_bytes = planner.probe_bytes(self._spec.chunk_size_bytes)
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=None):
+                return source.probe(first_bytes, attempt, as_stream=as_stream)
+        except TransientError as error:
+            # Not a failed probe: other jobs have all the connections that the origin allows.
+            if self._host.was_crowded_out(progress(), error):
+                raise NoLease(CROWDED_OUT_SECONDS) from None
+            asked_seconds = error.retry_after_seconds
+            if (
+                asked_seconds is not None
+                and asked_seconds <= self._host.policy_for(self._spec).max_wait_seconds
+            ):
+                self._host.records.cool_down(progress().origin, asked_seconds)
+            raise
 
     def give_up(self, error: Exception) -> None:
         """Say why; without a manifest nothing is worth keeping."""
@@ -223,32 +243,31 @@ class _Planning:
     def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
         """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
         attempt, progress = self._new_attempt(source)
-        receipts = []
+        receipts: tuple[Receipt, ...] = ()
         self._folder.make_plan_folder(manifest)
         if manifest.chunks_count:
             try:
                 with self._host.watch.over(attempt, progress, slice_seconds=_PLAN_SLICE_SECONDS):
                     probe.body.hand_to(attempt)
-                    receipts.append(
-                        fetch_chunk(
-                            source,
-                            self._folder,
-                            manifest,
-                            manifest.chunk(0),
-                            attempt,
-                            self._host.name,
-                            opened=probe.body,
-                        )
+                    brought = fetch_chunk(
+                        source,
+                        self._folder,
+                        manifest,
+                        manifest.chunk(0),
+                        attempt,
+                        self._host.name,
+                        opened=probe.body,
                     )
             except (AttemptStopped, TransientError, PlanVoidError) as error:
                 if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
                     raise
                 return False
-            self._host.records.chunk_done(progress(), receipts[0].brought_bytes)
+            receipts = brought.proven.receipts
+            self._host.records.span_done(progress(), brought.by_worker, is_whole=True)
         outcomes.complete(self._host, manifest, self._publish(manifest, receipts))
         return True
 
-    def _publish(self, manifest: Manifest, receipts: list[Receipt]) -> Merged:
+    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged:
         """Publish a file of one chunk, which another delivery of this message may be doing too."""
         try:
             return publish_parts(self._host.volume, self._folder, manifest, receipts)
@@ -275,7 +294,13 @@ class _Planning:
             with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
                 probe.body.hand_to(attempt)
                 keep_beginning(
-                    self._folder, manifest, manifest.chunk(0), probe.body, attempt, self._host.name
+                    self._folder,
+                    manifest,
+                    manifest.chunk(0),
+                    probe.body,
+                    attempt,
+                    self._host.name,
+                    most_seconds=_BEGINNING_SECONDS,
                 )
         except (AttemptStopped, TransientError) as error:
             # What came is saved; the chunk's task goes on there.
@@ -293,6 +318,7 @@ class _Planning:
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
         self._folder.write_manifest(manifest)
+        self._host.records.rejoin(self._job_id)
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
@@ -321,7 +347,11 @@ class _Planning:
     def _new_attempt(self, source: Source) -> tuple[Attempt, Callable[[], Progress]]:
         # Generation: a plan is not fenced by the sendings it makes.
         return self._host.new_attempt(
-            self._job_id, 0, generation=_NEVER_FENCED, origin=origin_of(source.name)
+            self._job_id,
+            Span(0),
+            generation=_NEVER_FENCED,
+            origin=origin_of(source.name),
+            name=self._attempt_name,
         )
 
     def _check_destination(self, destination: str) -> None:

@@ -19,6 +19,7 @@ QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
 
 PLAN_TASK = "orchestrator.plan"
 FETCH_TASK = "tasks.fetch_chunk"
+HELP_TASK = "tasks.help"
 MERGE_TASK = "tasks.merge_parts"
 REMOVE_TASK = "tasks.remove_job"
 
@@ -32,7 +33,7 @@ def make_app(settings: Settings) -> Celery:
     if settings.redis_url is None:
         raise BadOption("ORCHESTRATOR_REDIS_URL is not set: a worker must be told which Redis it serves.")
     url = settings.redis_url.get_secret_value()
-    app = Celery("manyhands", include=["tasks.fetch", "tasks.merge", "orchestrator.plan"])
+    app = Celery("manyhands", include=["tasks.fetch", "tasks.help", "tasks.merge", "orchestrator.plan"])
     app.conf.update(
         broker_url=url,
         result_backend=url,
@@ -57,6 +58,7 @@ def _delivery(settings: Settings) -> dict[str, object]:
             MERGE_TASK: {"queue": MERGE_QUEUE},
             REMOVE_TASK: {"queue": MERGE_QUEUE},
             FETCH_TASK: {"queue": CHUNKS_QUEUE},
+            HELP_TASK: {"queue": CHUNKS_QUEUE},
         },
         # Acknowledged when done, and again when the worker is lost: a killed worker's chunk is not lost.
         "task_acks_late": True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
@@ -12,34 +11,32 @@ from celery.signals import worker_shutting_down
 
 from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
-from tasks.host import Host, NoLease, host
+from tasks.bringing import Bringing
+from tasks.help import LOOK_SECONDS, send_help
+from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
-    ManifestStale,
     NoProgress,
-    OriginBusy,
-    OriginUnreachable,
     PlanVoidError,
     RangesRefused,
     Side,
     SourceChanged,
     TransientError,
 )
-from tasks.transfer.fetch_chunk import fetch_chunk as bring_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.records import Progress
-    from tasks.transfer.attempt import Attempt
     from tasks.transfer.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
-#: A chunk that finds all connections taken comes back after a time up to this.
-_PARKED_SECONDS = 0.5
+#: Chunks of a job that find all connections taken ask again so often, all of them together. That is what a free one
+#: waits for. Each time costs 3 ms of a worker, and a thousand chunks that came back twice a second would use it up.
+_ASKED_PER_SECOND = 50
+_LEAST_PARKED_SECONDS, _MOST_PARKED_SECONDS = 0.05, 20.0
 #: A message must come back before the visibility timeout; longer waits are made of several.
 _LONGEST_COUNTDOWN_SECONDS = 60.0
 #: Whole files in answer to ranges that a chunk takes for one back end of several, before it takes it for the origin.
@@ -72,7 +69,7 @@ def fetch_chunk(
     try:
         delivery.bring()
     except NoLease as error:
-        raise delivery.park(error.wait_seconds) from None
+        raise delivery.park(error.wait_seconds, chunks_done=error.chunks_done) from None
     except AttemptStopped as stopped:
         delivery.give_lease_back()
         if stopped.reason is StopReason.JOB_ENDED:
@@ -95,7 +92,7 @@ def drain(**_: object) -> None:
 
 
 class _Delivery:
-    """One delivery of a chunk's message."""
+    """One delivery of a chunk's message: what follows from how it ended."""
 
     def __init__(
         self, task: Any, here: Host, job_id: str, generation: int, number: int, fruitless_count: int
@@ -106,48 +103,43 @@ class _Delivery:
         self._generation = generation
         self._number = number
         self._fruitless_count = fruitless_count
-        self._manifest: Manifest | None = None
-        self._attempt: Attempt | None = None
-        self._progress: Callable[[], Progress] | None = None
+        self._bringing: Bringing | None = None
 
     def bring(self) -> None:
         """Bring the chunk; every way in which that may not come about is an exception."""
-        manifest = self._manifest = self._read_manifest()
-        chunk = manifest.chunk(self._number)
-        attempt, progress = self._host.new_attempt(
-            self._job_id, self._number, generation=self._generation, origin=manifest.origin
-        )
-        is_stream = not manifest.honours_ranges
-        state = self._host.take_lease(progress(), manifest.spec, is_stream=is_stream)
-        self._attempt, self._progress = attempt, progress
-        if state not in (JobState.FETCHING, JobState.PLANNING):
-            raise AttemptStopped(StopReason.JOB_ENDED)
-        began_seconds = time.monotonic()
-        slice_seconds = None if is_stream else self._host.settings.time_slice_seconds
-        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
-            source = self._host.source(manifest.sealed_request)
-            folder = self._host.volume.job(self._job_id)
-            receipt = bring_chunk(source, folder, manifest, chunk, attempt, self._host.name)
-        if not attempt.has_begun:
-            attempt.begin_at(receipt.length_bytes)  # an earlier attempt left the receipt
-        _tell(lambda: self._host.records.chunk_done(progress(), receipt.brought_bytes))
-        logger.info(
-            "chunk fetched job=%s number=%d bytes=%d seconds=%.2f",
-            self._job_id,
-            self._number,
-            attempt.brought_bytes,
-            time.monotonic() - began_seconds,
-        )
+        bringing = self._bringing = Bringing(self._host, self._job_id, self._generation)
+        is_whole, following = bringing.bring(self._number)
+        manifest = bringing.manifest
+        is_all = following.chunks_done >= manifest.chunks_count
+        if following.is_to_help or (bringing.took_over and is_all):
+            # The chord counts messages, and that of a chunk which was taken over may be with a worker that died.
+            send_help(
+                self._job_id,
+                self._generation,
+                manifest.destination,
+                seconds=LOOK_SECONDS,
+                all_done=is_all,
+            )
+        if not is_whole:
+            # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
+            raise NoLease(0, following.chunks_done)
 
     def give_lease_back(self) -> None:
         """Report how far the attempt came, if one was begun."""
-        progress = self._progress
-        if progress is not None:
-            _tell(lambda: self._host.records.attempt_ended(progress()))
+        if self._bringing is not None:
+            self._bringing.give_lease_back()
 
-    def park(self, wait_seconds: float) -> Exception:
+    @property
+    def _manifest(self) -> Manifest | None:
+        return self._bringing.manifest if self._bringing else None
+
+    def park(self, wait_seconds: float, *, chunks_done: int = 0) -> Exception:
         """Have the message come back when there may be a connection; nothing was tried."""
-        jitter_seconds = random.uniform(_PARKED_SECONDS / 5, _PARKED_SECONDS)
+        waiting_count = self._manifest.chunks_count - chunks_done if self._manifest else 0
+        mean_seconds = min(
+            max(waiting_count / _ASKED_PER_SECOND, _LEAST_PARKED_SECONDS), _MOST_PARKED_SECONDS
+        )
+        jitter_seconds = random.uniform(0.2 * mean_seconds, 1.8 * mean_seconds)
         return self._again(
             min(wait_seconds, _LONGEST_COUNTDOWN_SECONDS) + jitter_seconds, self._fruitless_count
         )
@@ -155,7 +147,7 @@ class _Delivery:
     def after(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
         """Decide what follows an attempt that failed, and have it happen."""
         manifest = self._manifest
-        if manifest is not None and self._is_fenced():
+        if self._bringing is not None and self._bringing.is_fenced():
             return _ENDED
         if isinstance(error, SourceChanged) and manifest is not None:
             return self._plan_anew(error, manifest, as_stream=False)
@@ -167,33 +159,11 @@ class _Delivery:
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """Mark the job failed, unless a newer sending of it has made this one void."""
-        if self._manifest is not None and self._is_fenced():
+        if self._bringing is not None and self._bringing.is_fenced():
             return _ENDED
         destination = self._manifest.destination if self._manifest else None
         _tell(lambda: outcomes.fail(self._host, self._job_id, error, destination))
         return {"ok": False, "why": type(error).__name__}
-
-    def _read_manifest(self) -> Manifest:
-        """The manifest that the message was sent for.
-
-        Raises:
-            AttemptStopped: there is nothing to do for it any more.
-            ManifestStale: this host does not see it yet.
-        """
-        manifest = self._host.volume.job(self._job_id).read_manifest()
-        if manifest is not None and manifest.generation == self._generation:
-            return manifest
-        if manifest is not None and manifest.generation > self._generation:
-            raise AttemptStopped(StopReason.JOB_ENDED)
-        state = self._host.records.state(self._job_id)
-        if state is None or not state.is_active:
-            raise AttemptStopped(StopReason.JOB_ENDED)
-        raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
-
-    def _is_fenced(self) -> bool:
-        """Whether a newer plan took over; the older one's files may be gone already, which is no failure."""
-        manifest = self._host.volume.job(self._job_id).read_manifest()
-        return manifest is None or manifest.generation > self._generation
 
     def _plan_anew(self, error: PlanVoidError, manifest: Manifest, *, as_stream: bool) -> dict[str, Any]:
         if manifest.restarts_count >= _MOST_RESTARTS or not (as_stream or manifest.spec.restarts):
@@ -214,11 +184,13 @@ class _Delivery:
         return {"ok": False, "why": error.code}
 
     def _retry_or_fail(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
-        attempt, manifest = self._attempt, self._manifest
+        attempt = self._bringing.attempt if self._bringing else None
+        manifest = self._manifest
         retry_after_seconds = getattr(error, "retry_after_seconds", None)
         brought = attempt is not None and attempt.brought_bytes > 0
-        if retry_after_seconds is None and not brought and self._was_crowded_out(error):
-            raise self.park(1.0) from None
+        progress = self._bringing.progress if self._bringing else None
+        if progress is not None and not brought and self._host.was_crowded_out(progress(), error):
+            raise self.park(CROWDED_OUT_SECONDS) from None
         # A stream that starts over has made no progress, however much it brought: it would do so for ever.
         made_progress = brought and manifest is not None and manifest.honours_ranges
         fruitless_count = 0 if made_progress else self._fruitless_count + 1
@@ -241,16 +213,6 @@ class _Delivery:
             delay_seconds,
         )
         raise self._again(min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from None
-
-    def _was_crowded_out(self, error: Exception) -> bool:
-        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
-        progress = self._progress
-        if progress is None or not isinstance(error, OriginBusy | OriginUnreachable):
-            return False
-        try:
-            return self._host.records.refused(progress())
-        except RedisError:
-            return False
 
     def _again(self, delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
         # Celery does not hand the readable arguments on to a retry by itself.

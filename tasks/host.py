@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
-from tasks.records import Progress, Records, RedisError
+from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import Attempt
-from tasks.transfer.errors import JobTimedOut
+from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
@@ -26,17 +26,21 @@ from tasks.watch import LowSpeed, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.transfer.manifest import JobSpec
+    from tasks.transfer.manifest import JobSpec, Span
 
 logger = logging.getLogger(__name__)
+
+#: An attempt that was refused because others are served comes back after this, and not at the next free lease: that
+#: may be the one too many again.
+CROWDED_OUT_SECONDS = 1.0
 
 
 class NoLease(Exception):
     """All connections to an origin are taken, or it has asked everybody to wait for `wait_seconds`."""
 
-    def __init__(self, wait_seconds: float) -> None:
-        super().__init__(wait_seconds)
-        self.wait_seconds = wait_seconds
+    def __init__(self, wait_seconds: float, chunks_done: int = 0) -> None:
+        super().__init__(wait_seconds, chunks_done)
+        self.wait_seconds, self.chunks_done = wait_seconds, chunks_done
 
 
 @dataclass(frozen=True)
@@ -65,28 +69,44 @@ class Host:
         return dataclasses.replace(self.policy, max_wait_seconds=spec.max_wait_seconds)
 
     def new_attempt(
-        self, job_id: str, number: int, *, generation: int, origin: str
+        self, job_id: str, span: Span | None, *, generation: int, origin: str, name: str | None = None
     ) -> tuple[Attempt, Callable[[], Progress]]:
-        """An attempt at a chunk, and what to report of it at any moment."""
-        attempt = Attempt(f"{os.getpid():x}-{secrets.token_hex(6)}")
-        holder = f"{self.name}/{attempt.name}"
+        """An attempt at a span of a chunk, and what to report of it at any moment.
+
+        Args:
+            job_id: whose chunk.
+            span: what to bring; None: it looks for something.
+            generation: the sending that the attempt belongs to.
+            origin: whose connection it needs.
+            name: of an attempt that has ended, whose lease this one goes on with; None: it needs one of its own.
+        """
+        attempt = Attempt(name or new_attempt_name())
         return attempt, lambda: Progress(
-            job_id, number, generation, attempt.done_bytes if attempt.has_begun else None, holder, origin
+            job_id=job_id,
+            span=span,
+            generation=generation,
+            done_bytes=attempt.done_bytes if attempt.has_begun else None,
+            bytes_per_second=attempt.bytes_per_second,
+            holder=f"{self.name}/{attempt.name}",
+            origin=origin,
         )
 
-    def take_lease(self, progress: Progress, spec: JobSpec, *, is_stream: bool = False) -> JobState | None:
+    def take_lease(
+        self, progress: Progress, spec: JobSpec, *, is_stream: bool = False, length_bytes: int | None = None
+    ) -> Lease:
         """Take a lease on one of an origin's connections.
 
         Args:
             progress: of the attempt that wants it.
             spec: of its job.
             is_stream: a file that cannot be split; a second copy of its task would start it over.
+            length_bytes: of the span that it is for, if that is known.
 
         Returns:
-            The job's state; None if it has no record. Without Redis, which is a view, `FETCHING`.
+            The lease. Without Redis, which is a view, one of a job that is being fetched.
 
         Raises:
-            NoLease: all are taken, or the origin has asked to wait.
+            NoLease: all are taken, somebody is at it already, or the origin has asked to wait.
             JobTimedOut: the time that the job was given has passed.
         """
         limit = spec.connections or self.settings.connections
@@ -94,15 +114,34 @@ class Host:
         if own is not None and own.connections is not None:
             limit = min(limit, own.connections)
         try:
-            lease = self.records.acquire(progress, origin_limit=limit, job_limit=1 if is_stream else limit)
+            lease = self.records.acquire(
+                progress,
+                origin_limit=limit,
+                job_limit=1 if is_stream else limit,
+                length_bytes=length_bytes,
+            )
         except RedisError as error:
             logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
-            return JobState.FETCHING
+            return Lease(JobState.FETCHING, is_given=True)
         if lease.is_overdue:
             raise JobTimedOut(progress.job_id)
         if not lease.is_given:
-            raise NoLease(lease.wait_seconds)
-        return lease.state
+            raise NoLease(lease.wait_seconds, lease.chunks_done)
+        return lease
+
+    def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
+        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
+        if not isinstance(error, OriginBusy | OriginUnreachable) or error.retry_after_seconds is not None:
+            return False
+        try:
+            return self.records.refused(progress)
+        except RedisError:
+            return False
+
+
+def new_attempt_name() -> str:
+    """A name that no other attempt has or had."""
+    return f"{os.getpid():x}-{secrets.token_hex(6)}"
 
 
 _making = threading.Lock()

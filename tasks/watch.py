@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
+#: A connection that has brought nothing for so long is slow; before that it may be far away.
+_FIRST_BYTES_SECONDS = 3.0
 _STATES_THAT_FETCH = frozenset({JobState.PLANNING, JobState.FETCHING})
 
 
@@ -35,6 +37,8 @@ class _Watched:
     ends_seconds: float | None  #: when the time slice is over, by the clock
     window_began_seconds: float
     window_bytes: int
+    looked_seconds: float  #: when it was last looked at
+    looked_bytes: int  #: what it had brought then
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,13 @@ class Watch:
         """
         now = self._clock()
         watched = _Watched(
-            attempt, progress, None if slice_seconds is None else now + slice_seconds, now, attempt.done_bytes
+            attempt=attempt,
+            progress=progress,
+            ends_seconds=None if slice_seconds is None else now + slice_seconds,
+            window_began_seconds=now,
+            window_bytes=attempt.done_bytes,
+            looked_seconds=now,
+            looked_bytes=0,
         )
         with self._lock:
             self._watched[attempt.name] = watched
@@ -126,6 +136,7 @@ class Watch:
             if each.ends_seconds is not None and now >= each.ends_seconds:
                 each.attempt.stop(AttemptStopped(StopReason.SLICE))
             self._check_speed(each, now)
+            _measure(each, now)
         reports = {each.attempt.name: each.progress() for each in watched}
         try:
             standings = self._records.report(reports.values())
@@ -138,7 +149,9 @@ class Watch:
         self._redis_is_away = False
         for each in watched:
             report = reports[each.attempt.name]
-            standing = standings[report.job_id]
+            standing = standings[report.holder]
+            if standing.stop is not None and report.span is not None:
+                each.attempt.cut_bytes = standing.stop - report.span.start
             if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
                 each.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
             elif standing.is_overdue:
@@ -152,3 +165,17 @@ class Watch:
         each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
         if came_bytes < self._low_speed.bytes_per_second * seconds:
             each.attempt.stop(TooSlow(came_bytes, seconds))
+
+
+def _measure(each: _Watched, now: float) -> None:
+    """Note how quick an attempt is of late; not before its first bytes came, for others take over from slow ones."""
+    brought_bytes = each.attempt.brought_bytes
+    seconds = now - each.looked_seconds
+    if seconds <= 0 or (each.looked_bytes == 0 and seconds < _FIRST_BYTES_SECONDS):
+        if each.looked_bytes == 0 and brought_bytes > 0:
+            each.looked_seconds, each.looked_bytes = now, brought_bytes
+        return
+    of_late = (brought_bytes - each.looked_bytes) / seconds
+    before = each.attempt.bytes_per_second
+    each.attempt.bytes_per_second = of_late if before is None else (before + of_late) / 2
+    each.looked_seconds, each.looked_bytes = now, brought_bytes

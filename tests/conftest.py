@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.cluster import Cluster, cluster
+from support.cluster import Cluster, cluster, is_of_the_machine
 from support.redis_server import RedisServer, redis_server
 
 if TYPE_CHECKING:
@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # Proxies and settings of the machine must not decide what tests see.
-for name in list(os.environ):
-    if name.startswith(("ORCHESTRATOR_", "FLOWER_")) or name.lower().endswith("_proxy"):
-        del os.environ[name]
+for name in filter(is_of_the_machine, list(os.environ)):
+    del os.environ[name]
 # Task modules make their app when they are imported, and that wants a Redis by name.
 os.environ["ORCHESTRATOR_REDIS_URL"] = "redis://127.0.0.1:1/0"
 

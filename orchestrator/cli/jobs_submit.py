@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("url")
+@click.argument("url", type=options.Secret(stdin="-"))
 @click.option("-o", "--output", metavar="NAME", help="Name of the file, relative to the volume.")
 @click.option("--sha256", metavar="HEX", help="The file must have this digest, else nothing is published.")
 @click.option(
@@ -39,11 +40,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="shared: one file, written in place. parts: one file a part, joined at the end.",
 )
 @click.option(
-    "-H", "--header", "headers", metavar="'K: V'", type=options.Header(), multiple=True,
-    help="Send this header to the URL's origin; may be repeated.",
+    "-H", "--header", "headers", metavar="'K: V'", type=options.Headers(), multiple=True,
+    help="Send this header to the URL's origin, or those of a file: @FILE; may be repeated.",
 )  # fmt: skip
 @click.option(
-    "--user", metavar="NAME[:PASSWORD]", help="Basic authentication; a missing password is asked for."
+    "--user",
+    metavar="NAME[:PASSWORD]",
+    type=options.Secret(),
+    help="Basic authentication; a missing password is asked for. @FILE: what that file says.",
 )
 @click.option("--digest", is_flag=True, help="Digest authentication instead of Basic.")
 @click.option(
@@ -52,11 +56,17 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--cert", metavar="FILE", type=_FILE, help="The client's certificate, PEM.")
 @click.option("--key", metavar="FILE", type=_FILE, help="The client's key, PEM, if it is not in --cert.")
 @click.option(
-    "--ca-file", metavar="FILE", type=_FILE, help="Trust these certificates instead of the system's."
+    "--ca-file",
+    metavar="FILE",
+    type=_FILE,
+    help="Trust these certificates instead of certifi's, or of the worker's REQUESTS_CA_BUNDLE.",
 )
 @click.option("-k", "--insecure", is_flag=True, help="Do not check the origin's certificate.")
 @click.option(
-    "--proxy", metavar="URL", help="http, https or socks5h; default: from the environment of each worker."
+    "--proxy",
+    metavar="URL",
+    type=options.Secret(),
+    help="http, https or socks5h, or @FILE; default: from the environment of each worker.",
 )
 @click.option(
     "--location-trusted", is_flag=True, help="Credentials go along when a redirect leads to another origin."
@@ -100,12 +110,16 @@ def submit(
 
     The file appears under its name when it is complete and checked, never before. Prints its path.
 
+    Others on this machine can read a command line. A URL - is read from standard input, and one of @FILE from
+    that file; so are -H @FILE, --user @FILE and --proxy @FILE, where @- is standard input.
+
     \b
     Examples:
       orchestrator submit https://example.org/big.iso
       orchestrator submit https://example.org/big.iso -o images/big.iso --sha256 1f2e...
       orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
+      make-signed-link | orchestrator submit - -H @headers.txt
     """
     with Orchestrator() as orchestrator:
         if detach and orchestrator.is_embedded:
@@ -139,7 +153,7 @@ def _access(given: dict[str, Any]) -> Access:
     if user is not None and ":" not in user and sys.stdin.isatty():
         user = f"{user}:{click.prompt('Password', hide_input=True, err=True)}"
     return Access(
-        headers=options.joined(given["headers"]),
+        headers=options.joined(itertools.chain(*given["headers"])),
         user=user,
         uses_digest=given["digest"],
         cookie_file=given["cookies"],

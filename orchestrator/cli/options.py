@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -33,22 +35,66 @@ class Size(click.ParamType[int]):
         return size_bytes
 
 
-class Header(click.ParamType[tuple[str, str]]):
-    """A header as ``Name: value``."""
+def _read(name: str) -> str:
+    """The text of a file that an option names; ``-`` is standard input. ValueError if there is none."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text()
+    except OSError as error:
+        raise ValueError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is no text") from None
+    if not text.strip():
+        raise ValueError(f"{name} is empty")
+    return text
+
+
+class Secret(click.ParamType[str]):
+    """A value, or ``@FILE`` for the file that has it: everybody on the machine can read a command line."""
+
+    name = "secret"
+
+    def __init__(self, *, stdin: str = "@-") -> None:
+        """Take what stands for standard input."""
+        self._stdin = stdin
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Read it."""
+        text = str(value)
+        if text == self._stdin:
+            text = "@-"
+        if not text.startswith("@"):
+            return text
+        try:
+            return _read(text[1:]).strip()
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Headers(click.ParamType[tuple[tuple[str, str], ...]]):
+    """A header as ``Name: value``, or ``@FILE`` for a file with one on each line."""
 
     name = "header"
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, str]:
+    ) -> tuple[tuple[str, str], ...]:
         """Split it into name and value."""
         if isinstance(value, tuple):
             return value
-        name, colon, content = str(value).partition(":")
-        if not colon or not name.strip():
-            # Not shown: a header may be a secret.
-            self.fail("give a header as 'Name: value'", param, ctx)
-        return name.strip(), content.strip()
+        lines = [str(value)]
+        if lines[0].startswith("@"):
+            try:
+                lines = [line for line in _read(lines[0][1:]).splitlines() if line.strip()]
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
+        headers = []
+        for line in lines:
+            name, colon, content = line.partition(":")
+            if not colon or not name.strip():
+                # Not shown: a header may be a secret.
+                self.fail("give a header as 'Name: value', or a file of them as @FILE", param, ctx)
+            headers.append((name.strip(), content.strip()))
+        return tuple(headers)
 
 
 def joined(headers: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -40,6 +40,8 @@ class Attempt:
         self.done_bytes = 0  #: bytes of the part that are written, what earlier attempts left included
         self.resumed_bytes = 0  #: of these, what earlier attempts left
         self.has_begun = False  #: whether it is known what earlier attempts left
+        self.bytes_per_second: float | None = None  #: of late, as the watcher measured it
+        self.cut_bytes: int | None = None  #: what follows these bytes of the span, another worker fetches
         self.stopped_by: AttemptStopped | TransferError | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()

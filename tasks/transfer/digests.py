@@ -16,7 +16,7 @@ LENGTHS_BYTES = {"sha-512": 64, "sha-256": 32, "sha-1": 20, "md5": 16, "crc32c":
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}", re.ASCII)
 
 
-def crc32c(data: bytes, previous: int = 0) -> int:
+def crc32c(data: bytes | memoryview, previous: int = 0) -> int:
     """CRC32C (Castagnoli, RFC 3720 appendix B.4) of `data`, going on from `previous`."""
     return int(checksums.crc32c(data, previous))
 

@@ -11,8 +11,8 @@
     │   ├── SourceChanged
     │   └── RangesRefused
     └── PermanentError       a person must act
-        ├── OriginError      SourceRefused, BadResponse, BadCertificate, RedirectRefused,
-        │                    NoProgress, TooLarge, DigestMismatch
+        ├── OriginError      SourceRefused, ProxyRefused, BadResponse, BadCertificate,
+        │                    RedirectRefused, NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
         │                    DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
         ├── JobUnreadable, JobTimedOut
@@ -221,6 +221,21 @@ class SourceRefused(OriginError):
             410: " Check the URL.",
         }.get(self.status, "")
         return f"{self.url} answered {self.status} {self.phrase}".rstrip() + f". Nothing was written.{hint}"
+
+
+class ProxyRefused(OriginError):
+    """The proxy before the origin lets nobody through with these credentials, or nobody to there."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)
+        self.url, self.reason = url, reason
+
+    def __str__(self) -> str:
+        """Say what the proxy said and where to look."""
+        return (
+            f"{self.url} was not asked: the proxy refused ({self.reason}). Check the user and password in --proxy, "
+            f"or in the environment of the workers."
+        )
 
 
 class BadResponse(OriginError):

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import TooLarge
 from tasks.transfer.http_source import Identity
+from tasks.transfer.manifest import Span
+from tasks.transfer.ranges import ByteRange
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.transfer.attempt import Attempt
     from tasks.transfer.http_source import Body, Source
-    from tasks.transfer.manifest import Chunk, Manifest, Receipt
+    from tasks.transfer.manifest import Chunk, Manifest, Proven
     from tasks.transfer.volume import JobFolder, PartWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """What an attempt ended with."""
+
+    proven: Proven  #: what is there of the chunk
+    by_worker: dict[str, int]  #: bytes of the span by who brought them; empty: nothing had to be brought
 
 
 def fetch_chunk(
@@ -21,9 +35,11 @@ def fetch_chunk(
     chunk: Chunk,
     attempt: Attempt,
     worker: str,
+    *,
+    span: Span | None = None,
     opened: Body | None = None,
-) -> Receipt:
-    """Bring one chunk.
+) -> Brought:
+    """Bring one chunk, or a span of it.
 
     Whatever ends it early, what it brought is saved first: the next attempt, on any worker, goes on there.
 
@@ -34,25 +50,28 @@ def fetch_chunk(
         chunk: which of its chunks.
         attempt: counts the bytes, and may be stopped from another thread.
         worker: who fetches, as the receipt names it.
+        span: what of the chunk is wanted; None: all that its receipts do not prove.
         opened: the answer to the probe, where that has the chunk's first bytes.
 
     Returns:
-        The receipt, also when an earlier or a parallel attempt left it.
+        What is there of the chunk then, whoever brought it, and what the span's receipt says.
 
     Raises:
         TransferError: see its groups. AttemptStopped: the attempt was stopped.
     """
-    receipt = folder.receipt(manifest, chunk)
-    if receipt is not None:
-        return receipt
-    with folder.open_part(manifest, chunk, attempt.name) as part:
+    proven = folder.proven(manifest, chunk)
+    if proven.is_whole:
+        attempt.begin_at(proven.length_bytes)  # an earlier attempt left it
+        return Brought(proven, {})
+    span = span or Span(chunk.number, proven.length_bytes)
+    with folder.open_part(manifest, chunk, attempt.name, span) as part:
         if not manifest.honours_ranges or opened is not None:
             # The stream can only be had from its first byte.
             part.start_over()
         attempt.begin_at(part.done_bytes)
         try:
             while not part.is_whole:
-                with opened or _open_rest(source, manifest, chunk, part, attempt) as body:
+                with opened or _open_rest(source, manifest, chunk, span, part, attempt) as body:
                     _write_body(body, part, attempt, manifest)
                 opened = None
                 if chunk.length_bytes is None:
@@ -61,13 +80,26 @@ def fetch_chunk(
             if manifest.honours_ranges:
                 part.save(worker)
             raise
-        return part.complete(worker)
+        receipt = part.complete(worker)
+    return Brought(folder.proven(manifest, chunk), receipt.brought_bytes)
 
 
 def keep_beginning(
-    folder: JobFolder, manifest: Manifest, chunk: Chunk, body: Body, attempt: Attempt, worker: str
+    folder: JobFolder,
+    manifest: Manifest,
+    chunk: Chunk,
+    body: Body,
+    attempt: Attempt,
+    worker: str,
+    *,
+    most_seconds: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Save the answer to the probe as the beginning of the first chunk, and leave the rest to its task."""
+    """Save the answer to the probe as the beginning of the first chunk, and leave the rest to its task.
+
+    What has not come within `most_seconds` is left too: all other chunks wait for this.
+    """
+    ends_seconds = clock() + most_seconds
     with folder.open_part(manifest, chunk, attempt.name) as part:
         part.start_over()
         attempt.begin_at(0)
@@ -77,7 +109,7 @@ def keep_beginning(
                     # The chunk may be smaller than what the probe asked for.
                     part.write(block[: (chunk.length_bytes or 0) - part.done_bytes])
                     attempt.done_bytes = part.done_bytes
-                    if part.is_whole:
+                    if part.is_whole or clock() > ends_seconds:
                         break
         finally:
             part.save(worker)
@@ -89,12 +121,22 @@ def _write_body(body: Body, part: PartWriter, attempt: Attempt, manifest: Manife
     for block in body.blocks():
         if most_bytes is not None and part.done_bytes + len(block) > most_bytes:
             raise TooLarge(manifest.source_name, part.done_bytes + len(block), most_bytes)
-        part.write(block)
+        if attempt.cut_bytes is not None:
+            part.cut_to(attempt.cut_bytes)
+        left_bytes = part.left_bytes
+        part.write(block if left_bytes is None else block[:left_bytes])
         attempt.done_bytes = part.done_bytes
+        if left_bytes is not None and len(block) > left_bytes:
+            return  # cut short: what follows, another worker fetches
 
 
-def _open_rest(source: Source, manifest: Manifest, chunk: Chunk, part: PartWriter, attempt: Attempt) -> Body:
+def _open_rest(
+    source: Source, manifest: Manifest, chunk: Chunk, span: Span, part: PartWriter, attempt: Attempt
+) -> Body:
     identity = Identity(manifest.size_bytes, manifest.validator, manifest.spec.strict)
     if not manifest.honours_ranges or chunk.range is None:
         return source.open_whole(identity, attempt, decodes=manifest.content_coding is not None)
-    return source.open(chunk.range.after(part.done_bytes), identity, attempt)
+    rest = ByteRange(
+        chunk.start + span.start + part.done_bytes, chunk.start + span.start + (part.length_bytes or 0)
+    )
+    return source.open(rest, identity, attempt)

@@ -6,6 +6,7 @@ These are the truth of a job. They are read back from a shared volume, so every 
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -90,6 +91,7 @@ class Validator(_Stored):
     etag: str | None = None  #: a strong entity tag with its quotes
     weak_etag: str | None = None  #: another one proves a change, an equal one proves nothing
     last_modified: str | None = None  #: the header as sent; compared as an opaque string
+    is_fresh: bool = False  #: so new when it was sent that another version may have the same date
 
     @property
     def is_strong(self) -> bool:
@@ -169,19 +171,45 @@ class Manifest(_Stored):
         return [self.chunk(number) for number in range(self.chunks_count)]
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What one attempt brings of a chunk: all of it, or what an idle worker took over of it."""
+
+    number: int  #: the chunk's
+    start: int = 0  #: where it begins, counted from the chunk's start
+    stop: int | None = None  #: where it ends, likewise; None: with the chunk
+
+    def __str__(self) -> str:
+        return f"{self.number}+{self.start}" if self.start else f"{self.number}"
+
+
 class PartState(_Stored):
-    """What is on the volume of one part: trusted as far as this says, and no further."""
+    """What is on the volume of one span of a part: trusted as far as this says, and no further."""
 
     number: int = Field(ge=0)
-    length_bytes: int = Field(ge=0)  #: how much of the part is there, from its start
+    start: int = Field(default=0, ge=0)  #: where the span begins, counted from the part's start
+    length_bytes: int = Field(ge=0)  #: how much of the span is there, from its start
     crc32c: int = Field(ge=0)  #: of these bytes
     file_name: str = Field(pattern=r"^[0-9a-z.-]{1,100}$")  #: the file that holds them, in the plan's folder
     brought_bytes: dict[str, int]  #: by worker host: who brought how much
 
 
 class Checkpoint(PartState):
-    """What an unfinished part has."""
+    """What an unfinished span has."""
 
 
 class Receipt(PartState):
-    """The proof of a complete part."""
+    """The proof of a complete span: as a rule of the whole part."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """What the receipts of a chunk prove, from its start on without a gap."""
+
+    receipts: tuple[Receipt, ...]  #: in order
+    is_whole: bool  #: nothing of the chunk is missing
+
+    @property
+    def length_bytes(self) -> int:
+        """Bytes up to the first gap."""
+        return sum(receipt.length_bytes for receipt in self.receipts)

@@ -10,7 +10,7 @@ from tasks.transfer.digests import combine_crc32c, sha256
 from tasks.transfer.errors import DigestMismatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from tasks.transfer.manifest import Chunk, Manifest, Receipt
@@ -45,7 +45,7 @@ def merge_parts(
         may_publish: asked right before the file becomes visible: a job may be cancelled while parts are joined.
 
     Returns:
-        The published file, or the chunks that have no receipt; then nothing was changed.
+        The published file, or the chunks that are not there as a whole; then nothing was changed.
 
     Raises:
         DigestMismatch: the file is not the one asked for; it was not published.
@@ -56,11 +56,10 @@ def merge_parts(
     receipts: list[Receipt] = []
     missing: list[Chunk] = []
     for chunk in manifest.chunks():
-        receipt = folder.receipt(manifest, chunk)
-        if receipt is None:
+        proven = folder.proven(manifest, chunk)
+        receipts += proven.receipts
+        if not proven.is_whole:
             missing.append(chunk)
-        else:
-            receipts.append(receipt)
     if missing:
         return Incomplete(missing)
     return publish_parts(volume, folder, manifest, receipts, may_publish=may_publish)
@@ -70,7 +69,7 @@ def publish_parts(
     volume: Volume,
     folder: JobFolder,
     manifest: Manifest,
-    receipts: list[Receipt],
+    receipts: Sequence[Receipt],
     *,
     may_publish: Callable[[], bool] = lambda: True,
 ) -> Merged:

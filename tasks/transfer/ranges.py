@@ -29,10 +29,6 @@ class ByteRange:
         """How many bytes the range has."""
         return self.stop - self.start
 
-    def after(self, done_bytes: int) -> ByteRange:
-        """What is left of the range when its first `done_bytes` are there."""
-        return ByteRange(self.start + done_bytes, self.stop)
-
     def to_header(self) -> str:
         """The value of a ``Range`` header that asks for it (RFC 9110, section 14.2)."""
         return f"bytes={self.start}-{self.stop - 1}"

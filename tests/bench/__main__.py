@@ -119,7 +119,7 @@ def throughput_(
     )
     if not series:
         raise click.ClickException("None of these programs can be measured here.")
-    figures = throughput.figures(series, size_bytes, layout=layout, loop=site.loop)
+    figures = throughput.figures(series, size_bytes, layout=layout, site=site, uses_tls=uses_tls)
     commands.show("throughput", series, size_bytes, figures, json_file)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import psutil
 
@@ -12,8 +11,37 @@ from support.tools import wait_until
 if TYPE_CHECKING:
     from bench.origins import Origin
 
-#: Of the format `combined`: the request, the status and $body_bytes_sent.
-_LINE = re.compile(r'"GET [^"]*" (\d{3}) (\d+) "')
+#: An `Answer`, field by field.
+NGINX_FORMAT = "$msec $request_time $status $body_bytes_sent"
+
+
+class Answer(NamedTuple):
+    """One answer of nginx, which is logged when it ends."""
+
+    ended_seconds: float
+    took_seconds: float
+    status: int
+    body_bytes: int
+
+    @property
+    def is_of_file(self) -> bool:
+        """Whether it brought bytes of a file."""
+        return self.status in (200, 206)
+
+
+def answers(origin: Origin) -> list[Answer]:
+    """All that have ended so far."""
+    if origin.access_log is None:
+        raise ValueError("this origin has no access log")
+    # nginx may be about to write the last line.
+    whole, _, _ = origin.access_log.read_text().rpartition("\n")
+    rows = [line.split() for line in whole.splitlines()]
+    return [Answer(float(ended), float(took), int(status), int(sent)) for ended, took, status, sent in rows]
+
+
+def file_bytes(logged: list[Answer]) -> int:
+    """How many bytes of files these answers had."""
+    return sum(answer.body_bytes for answer in logged if answer.is_of_file)
 
 
 def sent_bytes(origin: Origin) -> int:
@@ -21,12 +49,8 @@ def sent_bytes(origin: Origin) -> int:
 
     A response is logged when it ends. So its clients have to be gone: this waits for nginx to notice.
     """
-    if origin.access_log is None:
-        raise ValueError("this origin has no access log")
     wait_until(lambda: not _has_connections(origin), what="nginx letting go of its clients")
-    lines = origin.access_log.read_text().splitlines()
-    matches = [match for line in lines if (match := _LINE.search(line)) is not None]
-    return sum(int(match[2]) for match in matches if match[1] in ("200", "206"))
+    return file_bytes(answers(origin))
 
 
 def _has_connections(origin: Origin) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.figures import Figure, ratios_to_peers
+from bench.figures import Figure, of_peers_time, ratios_to_peers
 from bench.peers import LeftOut, program_path
 from bench.place import place, warm_cluster
 from bench.programs import LONGEST_RUN_SECONDS, CommandLine, WarmCluster
@@ -84,4 +84,4 @@ def _peers(where: Place, urls: Sequence[str], say: Callable[[str], object]) -> l
 
 def figures(all_series: Sequence[Series]) -> list[Figure]:
     """The ratios to the peers."""
-    return ratios_to_peers(all_series[0], all_series)
+    return ratios_to_peers(all_series[0], all_series, of_peers_time("batch"))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bench import as_json, batch, digest, latency, memory, report, resume, tail, throttled
+from bench import as_json, batch, digest, latency, memory, polite, report, resume, tail, throttled
 from bench.options import json_option, runs_option, site_options, size_option
 from orchestrator.cli.options import Seconds, Size
 
@@ -49,7 +49,11 @@ def latency_(site: Site, json_file: Path | None) -> None:
     timings = latency.measure(site, say=say)
     report.print_latency(timings)
     if json_file is not None:
-        as_json.write_json(json_file, "latency", [dataclasses.asdict(timing) for timing in timings])
+        as_json.write_json(json_file, "latency", [_timing_json(timing) for timing in timings])
+
+
+def _timing_json(timing: latency.Timing) -> dict[str, object]:
+    return {**dataclasses.asdict(timing), "target": timing.figure.target}
 
 
 @click.command("memory")
@@ -106,7 +110,7 @@ def throttled_(
         chunk_size_bytes=chunk_size_bytes,
         say=say,
     )
-    show("throttled", series, size_bytes, throttled.figures(series), json_file)
+    show("throttled", series, size_bytes, throttled.figures(series, origin=origin), json_file)
 
 
 @click.command("tail")
@@ -184,4 +188,26 @@ def resume_(
         as_json.write_json(json_file, "resume", results)
 
 
-ALL = (latency_, memory_, digest_, throttled_, tail_, batch_, resume_)
+@click.command("polite")
+@size_option("48M")
+@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker programs.")
+@runs_option
+@site_options
+@json_option
+def polite_(size_bytes: int, workers: int, runs_count: int, site: Site, json_file: Path | None) -> None:
+    """An origin that serves 1 MiB/s a connection, and four of them to a client."""
+    rates = polite.measure(site, size_bytes=size_bytes, workers=workers, runs_count=runs_count, say=say)
+    figures = polite.figures(rates)
+    report.print_polite(rates)
+    report.print_figures(figures)
+    if json_file is not None:
+        results = {
+            "size_bytes": size_bytes,
+            "workers": workers,
+            "runs": [dataclasses.asdict(rate) for rate in rates],
+            "figures": as_json.figures_json(figures),
+        }
+        as_json.write_json(json_file, "polite", results)
+
+
+ALL = (latency_, memory_, digest_, throttled_, tail_, batch_, resume_, polite_)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bench import own, programs
+from bench.figures import TARGETS, Figure, Target, figure
 from bench.peers import LeftOut, peer
 from bench.place import RESULT, is_same, place, wait_until_tidy, warm_cluster
 from bench.programs import RunFailed, clean
@@ -31,6 +32,12 @@ class Timing:
 
     what: str
     seconds: list[float]
+    aim: Target | None = None  #: of the median in milliseconds
+
+    @property
+    def figure(self) -> Figure:
+        """The timing in milliseconds."""
+        return figure(self.what, [seconds * 1000 for seconds in self.seconds], aim=self.aim)
 
 
 def measure(site: Site, *, say: Callable[[str], object]) -> list[Timing]:
@@ -70,8 +77,8 @@ def _warm(where: Place) -> list[Timing]:
                 inside.append(times[JobState.COMPLETE] - times[JobState.QUEUED])
                 outside.append(wall_seconds)
     return [
-        Timing("1 MiB on the warm cluster: queued to complete", inside),
-        Timing("1 MiB on the warm cluster: submit and wait, Python API", outside),
+        Timing("1 MiB on the warm cluster: queued to complete", inside, TARGETS["latency"]),
+        Timing("1 MiB on the warm cluster: submit and wait, Python API", outside, TARGETS["latency"]),
     ]
 
 

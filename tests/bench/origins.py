@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import trustme
 
+from bench.access_log import NGINX_FORMAT
 from bench.usage import trees
 from support.tools import end, free_port, is_listening, wait_until
 from support.web_servers import nginx
@@ -26,11 +27,6 @@ if TYPE_CHECKING:
     OpenOrigin = Callable[[Path, Path], AbstractContextManager["Origin"]]
 
 _PACED = Path(__file__).with_name("paced.py")
-_TLS = """
-listen 127.0.0.1:{port} ssl;
-ssl_certificate {folder}/certificate.pem;
-ssl_certificate_key {folder}/certificate.pem;
-"""
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Origin:
     base_url: str  #: without a slash at the end
     pid: int
     ca_file: Path | None = None  #: what a client has to trust; None: there is no TLS
-    access_log: Path | None = None
+    access_log: Path | None = None  #: in `NGINX_FORMAT` of `bench.access_log`
     is_paced: bool = False  #: connections have their own rates
 
     def url_of(self, name: str) -> str:
@@ -58,10 +54,13 @@ class Origin:
 
 
 @contextmanager
-def plain(state: Path, documents: Path, *, extra: str = "") -> Iterator[Origin]:
-    """nginx without TLS; `extra` goes into its server block."""
-    with nginx(state, documents, extra=extra) as base_url:
-        yield Origin(base_url, _nginx_pid(state), access_log=state / "nginx-access.log")
+def plain(state: Path, documents: Path, *, extra: str = "", http_extra: str = "") -> Iterator[Origin]:
+    """nginx without TLS; `extra` and `http_extra` go into its server and its http block."""
+    log = state / "bench.log"
+    extra += f"access_log {log} bench;"
+    http_extra += f"log_format bench '{NGINX_FORMAT}';"
+    with nginx(state, documents, extra=extra, http_extra=http_extra) as base_url:
+        yield Origin(base_url, _nginx_pid(state), access_log=log)
 
 
 @contextmanager
@@ -70,21 +69,27 @@ def tls(state: Path, documents: Path) -> Iterator[Origin]:
     authority = trustme.CA()
     ca_file = state / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
-    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(
-        str(state / "certificate.pem")
-    )
-    port = free_port()
-    with nginx(state, documents, extra=_TLS.format(port=port, folder=state)):
-        wait_until(lambda: is_listening(port), what="nginx listening for TLS")
-        yield Origin(f"https://127.0.0.1:{port}", _nginx_pid(state), ca_file)
+    certificate = state / "certificate.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    with nginx(state, documents, certificate=certificate) as base_url:
+        yield Origin(base_url, _nginx_pid(state), ca_file)
 
 
-def limited(bytes_per_second: int) -> OpenOrigin:
-    """nginx that limits each response; each has a second's worth at once."""
+def limited(bytes_per_second: int, *, connections: int | None = None) -> OpenOrigin:
+    """nginx that limits each response; each has a second's worth at once.
+
+    Args:
+        bytes_per_second: of each response.
+        connections: so many are served to a client at once, and it gets 503 on more; None: any number is.
+    """
+    extra, http_extra = f"limit_rate {bytes_per_second};\n", ""
+    if connections is not None:
+        extra += f"limit_conn clients {connections};\n"
+        http_extra = "limit_conn_zone $binary_remote_addr zone=clients:1m;\n"
 
     @contextmanager
     def opened(state: Path, documents: Path) -> Iterator[Origin]:
-        with plain(state, documents, extra=f"limit_rate {bytes_per_second};") as origin:
+        with plain(state, documents, extra=extra, http_extra=http_extra) as origin:
             yield origin
 
     return opened

@@ -47,6 +47,13 @@ class Site:
     parent: Path | None = None  #: None: the machine's folder for temporary files
     loop: str | None = None  #: the kind of a filesystem to make and mount there; None: as the folder is
 
+    @property
+    def shown_as(self) -> str:
+        """What is measured on: ``loop ext4``, or the filesystem of the folder, such as ``tmpfs``."""
+        if self.loop is not None:
+            return f"loop {self.loop}"
+        return _filesystem(self.parent or Path(tempfile.gettempdir()))
+
 
 @dataclass(frozen=True)
 class Place:
@@ -153,6 +160,17 @@ def is_same(one: Path, other: Path) -> bool:
             if block[:count] != other_block[:count]:
                 return False
     return True
+
+
+def _filesystem(folder: Path) -> str:
+    """The kind of filesystem that a folder is on, by its device in the kernel's list of mounts."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == number:
+            return kind.split()[0]
+    return "the folder"  # btrfs numbers its subvolumes otherwise
 
 
 def _check_space(folder: Path, room_bytes: int) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bench.figures import Figure
     from bench.latency import Timing
     from bench.memory import HighWater
+    from bench.polite import Rate
     from bench.rounds import Series
 
 _MIB = 1024 * 1024
@@ -92,7 +93,8 @@ def print_latency(timings: Sequence[Timing]) -> None:
     table = _table("median (least..greatest)", "what", "runs", "ms", "target")
     for timing in timings:
         milliseconds = [seconds * 1000 for seconds in timing.seconds]
-        table.add_row(timing.what, str(len(milliseconds)), _spread(milliseconds, digits=1), "none stated")
+        spread = _spread(milliseconds, digits=1)
+        table.add_row(timing.what, str(len(milliseconds)), spread, timing.figure.target)
     _print(table)
 
 
@@ -106,6 +108,19 @@ def print_memory(marks: Sequence[HighWater]) -> None:
     table.add_section()
     ready_bytes, peak_bytes = sum(m.ready_bytes for m in marks), sum(m.peak_bytes for m in marks)
     table.add_row("sum", f"{ready_bytes / _MIB:.1f}", f"{peak_bytes / _MIB:.1f}")
+    _print(table)
+
+
+def print_polite(rates: Sequence[Rate]) -> None:
+    """Print rates, and what they are of four times that of one connection."""
+    table = _table(
+        "an origin with 1 MiB/s a connection and four connections to a client",
+        "what", "MiB/s", "of 4 connections", "refused", "not 4 in use, s",
+    )  # fmt: skip
+    for rate in rates:
+        share = "" if rate.share is None else f"{rate.share:.2f}"
+        counts = ("", "") if rate.share is None else (str(rate.refused_count), f"{rate.idle_seconds:.2f}")
+        table.add_row(rate.what, f"{rate.mib_per_second:.2f}", share, *counts)
     _print(table)
 
 

@@ -15,7 +15,7 @@ import psutil
 
 from bench import origins
 from bench.access_log import sent_bytes
-from bench.figures import AT_MOST, Figure, figure
+from bench.figures import TARGETS, Figure, figure
 from bench.place import RESULT, is_same, place
 from bench.programs import LONGEST_RUN_SECONDS, RunFailed
 from bench.usage import tree
@@ -210,7 +210,7 @@ def figures(crashes: Sequence[Crash]) -> list[Figure]:
         again = [crash.fetched_again_share for crash in same] if len(whole) == len(same) else [math.nan]
         failed = f" ({len(same) - len(whole)} of {len(same)} never came)" if len(whole) < len(same) else ""
         what = f"{shown_as}: share fetched again{failed}"
-        found.append(figure(what, again, at_most=AT_MOST["fetched again"]))
+        found.append(figure(what, again, aim=TARGETS["fetched again"]))
         if whole:
             seconds = [crash.seconds for crash in whole]
             found.append(figure(f"{shown_as}: seconds from the second submit on", seconds))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bench import origins, own
-from bench.figures import Figure, ratios_to_peers
+from bench.figures import Figure, of_peers_time, ratios_to_peers
 from bench.peers import available
 from bench.place import place, warm_cluster
 from bench.rounds import run_rounds
@@ -55,6 +55,7 @@ def measure(
         return run_rounds([warm, *available(_PEERS, where, say)], where, runs_count, say)
 
 
-def figures(all_series: Sequence[Series]) -> list[Figure]:
-    """The ratios to the peers."""
-    return ratios_to_peers(all_series[0], all_series)
+def figures(all_series: Sequence[Series], *, origin: str) -> list[Figure]:
+    """The ratios to the peers; an origin that does not limit connections has no targets."""
+    aims = of_peers_time("throttled") if origin == "paced" else {}
+    return ratios_to_peers(all_series[0], all_series, aims)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from bench import origins, own
-from bench.figures import AT_MOST, Figure, figure, ratio, ratios_to_peers
+from bench.figures import TARGETS, Figure, figure, of_peers_time, ratio, ratios_to_peers
 from bench.loop import CLONING_KINDS
 from bench.peers import LeftOut, peer
 from bench.place import place, warm_cluster
@@ -73,19 +73,24 @@ def _prepare(
     return chosen
 
 
-def figures(all_series: Sequence[Series], size_bytes: int, *, layout: str, loop: str | None) -> list[Figure]:
-    """What a run is about: ratios of time and CPU, and bytes written for each byte of the file."""
+def figures(
+    all_series: Sequence[Series], size_bytes: int, *, layout: str, site: Site, uses_tls: bool
+) -> list[Figure]:
+    """What a run is about: ratios of time and CPU, and bytes written for each byte of the file.
+
+    The targets of time are those of TLS, or else of the filesystem.
+    """
     by_name = {series.name: series for series in all_series}
     found: list[Figure] = []
     if "warm" in by_name:
         warm = by_name["warm"]
-        found += ratios_to_peers(warm, all_series)
+        found += ratios_to_peers(warm, all_series, of_peers_time("TLS" if uses_tls else site.shown_as))
         if "aria2c" in by_name:
             what = f"CPU: {warm.shown_as} / {by_name['aria2c'].shown_as}"
-            found.append(ratio(what, warm, by_name["aria2c"], "cpu_seconds"))
+            found.append(ratio(what, warm, by_name["aria2c"], "cpu_seconds", aim=TARGETS["CPU"]))
         # Parts on a filesystem that does not clone are copied, and nobody promised otherwise.
-        at_most = None if layout == "parts" and loop not in CLONING_KINDS else AT_MOST["written"]
+        aim = None if layout == "parts" and site.loop not in CLONING_KINDS else TARGETS["written"]
         written = [count / size_bytes for count in warm.values("written_bytes")]
-        what = f"bytes written per byte of the file, layout {layout} on {loop or 'the folder'}"
-        found.append(figure(what, written, at_most=at_most))
+        what = f"bytes written per byte of the file, layout {layout} on {site.shown_as}"
+        found.append(figure(what, written, aim=aim))
     return found

@@ -23,13 +23,18 @@ COMMAND = [sys.executable, "-P", "-m", "orchestrator"]
 KEY = "TWFueWhhbmRzIHRlc3RzLCAzMiBieXRlcyBsb25nLi4="
 
 
+def is_of_the_machine(name: str) -> bool:
+    """Whether an environment variable is one of settings, proxies, certificates or accounts that requests reads."""
+    return (
+        name.startswith(("ORCHESTRATOR_", "FLOWER_"))
+        or name.lower().endswith("_proxy")
+        or name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR", "NETRC")
+    )
+
+
 def clean_environment(**variables: str) -> dict[str, str]:
-    """This process's environment without settings and proxies of the machine, and with these variables."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ORCHESTRATOR_", "FLOWER_")) and not name.lower().endswith("_proxy")
-    }
+    """This process's environment without what is the machine's own, and with these variables."""
+    kept = {name: value for name, value in os.environ.items() if not is_of_the_machine(name)}
     # Warnings are errors in the tests' own process only: Celery warns root of being root at each start.
     return {**kept, **variables}
 

@@ -27,6 +27,8 @@ class Origin:
         self.lock = threading.Lock()
         self.served_bytes = 0
         self.requests: list[str] = []
+        self.connections_count = 0
+        self.slow_starts: dict[int, float] = {}  #: first byte of a range -> bytes per second
         self.open_count = 0
         self.most_open_count = 0
         self.url = ""
@@ -39,6 +41,11 @@ def origin(content: bytes) -> Iterator[Origin]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            with one.lock:
+                one.connections_count += 1
 
         def do_GET(self) -> None:
             with one.lock:
@@ -73,8 +80,9 @@ def origin(content: bytes) -> Iterator[Origin]:
                 self.wfile.write(block)
                 with one.lock:
                     one.served_bytes += len(block)
-                if one.bytes_per_second:
-                    time.sleep(len(block) / one.bytes_per_second)
+                bytes_per_second = one.slow_starts.get(start, one.bytes_per_second)
+                if bytes_per_second:
+                    time.sleep(len(block) / bytes_per_second)
                 one.gate.wait(60)
 
         def log_message(self, *_: object) -> None:

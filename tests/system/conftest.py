@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,8 @@ import pytest
 from support.cluster import Cluster, cluster
 from support.files import MIB, make_file
 from support.redis_server import redis_server
+from support.site_files import SiteFiles, make_site_files
+from support.sites import SERVERS, Site, site
 from support.system_helpers import Home, new_home, slow
 from support.web_servers import apache, nginx
 
@@ -84,3 +88,49 @@ def one_worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def home() -> Iterator[Home]:
     with new_home() as one:
         yield one
+
+
+@pytest.fixture
+def workers(one_worker: Cluster) -> Iterator[Cluster]:
+    """The module's cluster with an empty volume, also after a test that failed."""
+    yield one_worker
+    for path in one_worker.volume.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
+@pytest.fixture(scope="session")
+def site_files() -> Iterator[SiteFiles]:
+    with tempfile.TemporaryDirectory(prefix="mh-site-") as created:
+        Path(created).chmod(0o755)
+        yield make_site_files(Path(created))
+
+
+@pytest.fixture(scope="session")
+def other_site(site_files: SiteFiles, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Another origin."""
+    folder = tmp_path_factory.mktemp("other")
+    with site("nginx", folder, site_files.folder, site_files.passwords) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def sites(
+    site_files: SiteFiles, other_site: Site, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Site]]:
+    """The site on each server."""
+    with ExitStack() as stack:
+        yield {
+            server: stack.enter_context(
+                site(
+                    server,
+                    tmp_path_factory.mktemp(server),
+                    site_files.folder,
+                    site_files.passwords,
+                    other=other_site.url,
+                )
+            )
+            for server in SERVERS
+        }

@@ -21,6 +21,7 @@ EXAMPLES = {
     "RangesRefused": ("http://h/x", 200),
     "SourceRefused": ("http://h/x", 404, "Not Found"),
     "BadResponse": ("http://h/x", "a reason"),
+    "ProxyRefused": ("http://h/x", "407"),
     "BadCertificate": ("http://h/x", "self-signed"),
     "RedirectRefused": ("http://h/x", "a reason"),
     "NoProgress": (8, "last words."),

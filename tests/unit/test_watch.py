@@ -6,6 +6,7 @@ from tasks.jobs import JobState
 from tasks.records import Progress, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
+from tasks.transfer.manifest import Span
 from tasks.watch import LowSpeed, Watch
 
 
@@ -16,6 +17,7 @@ class Records:
         self.state = JobState.FETCHING
         self.generation = 1
         self.is_overdue = False
+        self.stop = None
         self.is_away = False
         self.reported = []
 
@@ -24,7 +26,8 @@ class Records:
             raise RedisError("away")
         self.reported = list(reports)
         return {
-            report.job_id: Standing(self.state, self.generation, self.is_overdue) for report in self.reported
+            report.holder: Standing(self.state, self.generation, self.is_overdue, self.stop)
+            for report in self.reported
         }
 
 
@@ -44,7 +47,15 @@ def setup():
 
 
 def progress(attempt):
-    return lambda: Progress("0123456789ab", 3, 1, attempt.done_bytes, f"host/{attempt.name}", "http://h:80")
+    return lambda: Progress(
+        job_id="0123456789ab",
+        span=Span(3, 100),
+        generation=1,
+        done_bytes=attempt.done_bytes,
+        bytes_per_second=attempt.bytes_per_second,
+        holder=f"host/{attempt.name}",
+        origin="http://h:80",
+    )
 
 
 def test_an_attempt_whose_job_ended_is_stopped(setup):
@@ -76,6 +87,40 @@ def test_an_attempt_of_a_job_out_of_time_is_stopped(setup):
         watch.tick()
     with pytest.raises(JobTimedOut):
         attempt.check()
+
+
+def test_an_attempt_hears_where_it_ends_now(setup):
+    records, _, watch, attempt = setup
+    records.stop = 1_100
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        watch.tick()
+    assert attempt.cut_bytes == 1_000
+    attempt.check()
+
+
+def test_how_quick_an_attempt_is_is_known_after_its_first_bytes(setup):
+    _, clock, watch, attempt = setup
+    attempt.begin_at(500)
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        for seconds, done_bytes, speed in [
+            (0.5, 500, None),  # still connecting
+            (1.0, 600, None),  # its first bytes
+            (1.5, 1_100, 1_000),
+            (2.0, 2_100, 1_500),  # half of the old, half of the new
+        ]:
+            clock.now, attempt.done_bytes = seconds, done_bytes
+            watch.tick()
+            assert attempt.bytes_per_second == speed
+
+
+def test_a_connection_that_never_brings_a_byte_is_slow(setup):
+    _, clock, watch, attempt = setup
+    attempt.begin_at(0)
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        for seconds, speed in [(1.0, None), (2.9, None), (3.0, 0)]:
+            clock.now = seconds
+            watch.tick()
+            assert attempt.bytes_per_second == speed
 
 
 def test_a_time_slice_ends(setup):

@@ -9,6 +9,7 @@ import threading
 
 import pytest
 
+from support.origin import origin
 from support.scripted import file_answer, scripted_server
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -109,12 +110,12 @@ def test_a_chunk_that_breaks_three_times_in_a_row_goes_on_at_the_byte(tmp_path, 
             with pytest.raises((ResponseTruncated, OriginUnreachable)):
                 bench.fetch(0, attempts[-1])
             assert attempts[-1].brought_bytes == 9_000
-        receipt = bench.fetch(0)
+        brought = bench.fetch(0)
         assert [request.range for request in server.requests] == [
             (start, 39_999) for start in (0, 9_000, 18_000, 27_000, 36_000)
         ]
-        assert receipt.length_bytes == 40_000
-        assert receipt.brought_bytes == {"host-1": 40_000}
+        assert brought.proven.length_bytes == 40_000
+        assert brought.by_worker == {"host-1": 40_000}
         bench.source = Source(SourceRequest(url=server.url), LIMITS)
     with scripted_server(file_answer(CONTENT)) as server:
         bench.source = Source(SourceRequest(url=server.url), LIMITS)
@@ -144,7 +145,7 @@ def test_of_a_server_that_sends_more_than_asked_only_that_is_taken(tmp_path):
     with scripted_server(large) as server:
         bench = Bench(tmp_path, server.url)
         for number in range(3):
-            assert bench.fetch(number).length_bytes <= 40_000
+            assert bench.fetch(number).proven.length_bytes <= 40_000
         assert bench.content() == CONTENT
 
 
@@ -176,7 +177,7 @@ def test_an_answer_that_is_not_the_range_that_was_planned_gives_an_error_and_no_
         bench = Bench(tmp_path, server.url)
         with pytest.raises(error):
             bench.fetch(0)
-        assert bench.folder.receipt(bench.manifest, bench.manifest.chunk(0)) is None
+        assert not bench.folder.proven(bench.manifest, bench.manifest.chunk(0)).receipts
     with scripted_server(file_answer(CONTENT)) as server:
         bench.source = Source(SourceRequest(url=server.url), LIMITS)
         for number in range(3):
@@ -215,6 +216,15 @@ def test_a_stalled_read_ends_by_its_timeout(tmp_path):
     with scripted_server(stall) as server, pytest.raises(OriginUnreachable, match="read timeout"):
         Bench(tmp_path, server.url).fetch(0)
     release.set()
+
+
+def test_chunks_of_one_origin_share_a_connection(tmp_path):
+    with origin(CONTENT) as served:
+        bench = Bench(tmp_path, served.url)
+        for number in range(3):
+            bench.fetch(number)
+        assert bench.content() == CONTENT
+        assert served.connections_count == 1
 
 
 def test_a_stopped_attempt_returns_from_a_blocked_read_and_keeps_what_came(tmp_path):
@@ -336,7 +346,7 @@ def test_the_probe_learns_size_validator_and_whether_ranges_are_honoured(answers
             assert probe.identity.size_bytes == size
             assert probe.honours_ranges is honours
             assert probe.identity.validator.etag == etag
-            assert b"".join(body.blocks()) in (b"hello", b"", CONTENT[:100])
+            assert b"".join(map(bytes, body.blocks())) in (b"hello", b"", CONTENT[:100])
 
 
 @pytest.mark.parametrize(
@@ -461,7 +471,7 @@ def test_a_slow_line_brings_its_bytes_in_small_reads():
     with scripted_server(drip) as server:
         probe = Source(SourceRequest(url=server.url), LIMITS).probe(40_000, attempt)
         with probe.body as body:
-            blocks = list(body.blocks())
+            blocks = [bytes(block) for block in body.blocks()]
     assert b"".join(blocks) == CONTENT[:40_000]
     assert max(map(len, blocks)) <= 32_768
 
@@ -490,6 +500,22 @@ def test_a_name_that_cannot_be_decoded_breaks_nothing(value):
         probe = Source(SourceRequest(url=server.url), LIMITS).probe(100, Attempt("p"))
         with probe.body:
             assert probe.offered_name is None or probe.offered_name.encode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "attachment; filename=plain.bin; filename*=UTF-8''%C3%A9t%C3%A9.bin",
+        "attachment; filename*=UTF-8''%C3%A9t%C3%A9.bin; filename=plain.bin",
+        "attachment; filename*=iso-8859-1'fr'%E9t%E9.bin",
+    ],
+)
+def test_the_extended_name_goes_before_the_plain_one(value):
+    answer = f"HTTP/1.1 200 OK\r\nContent-Disposition: {value}\r\nContent-Length: 5\r\n\r\nhello".encode()
+    with scripted_server(answer) as server:
+        probe = Source(SourceRequest(url=server.url), LIMITS).probe(100, Attempt("p"))
+        with probe.body:
+            assert probe.offered_name == "été.bin"
 
 
 def test_another_weak_tag_is_another_version(tmp_path):

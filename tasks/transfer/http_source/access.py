@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from requests.auth import AuthBase, HTTPBasicAuth, HTTPDigestAuth
 from requests.cookies import create_cookie
+from requests.utils import get_netrc_auth
 
 from tasks.transfer.http_source.connection import new_session
 
@@ -23,10 +24,19 @@ def open_session(request: SourceRequest) -> requests.Session:
     for cookie in request.cookies:
         session.cookies.set_cookie(
             create_cookie(  # type: ignore[no-untyped-call]
-                cookie.name, cookie.value, domain=cookie.domain, path=cookie.path, secure=cookie.is_secure
+                cookie.name,
+                cookie.value,
+                domain=_as_jar_domain(cookie.domain),
+                path=cookie.path,
+                secure=cookie.is_secure,
             )
         )
     return session
+
+
+def _as_jar_domain(domain: str) -> str:
+    # http.cookiejar takes a host without a dot for one of the domain "local", and would send it nothing.
+    return domain if "." in domain else f"{domain}.local"
 
 
 def tls_options(request: SourceRequest) -> dict[str, object]:
@@ -47,12 +57,16 @@ def proxies_of(request: SourceRequest) -> dict[str, str] | None:
 
 
 def auth_of(request: SourceRequest) -> AuthBase | None:
-    """What signs a request to the URL's own origin; None: netrc, if that has an entry."""
+    """What signs a request to the URL's own origin: the user's header, the job's user, or netrc's; None: nothing."""
     if any(name.lower() == "authorization" for name in request.headers):
         return UNSIGNED
-    if request.user is None:
-        return None
-    name, _, password = request.user.partition(":")
+    if request.user is not None:
+        name, _, password = request.user.partition(":")
+    else:
+        account = get_netrc_auth(request.url)
+        if account is None:
+            return None
+        name, password = account
     if request.uses_digest:
         return HTTPDigestAuth(name, password)
     # Bytes: requests would encode text as Latin-1, and RFC 7617 recommends UTF-8.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import email.message
 import email.utils
+import re
 import ssl
 import time
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import requests
+import socks
 import urllib3.exceptions
 
 from tasks.transfer.errors import (
@@ -18,6 +20,7 @@ from tasks.transfer.errors import (
     BadURL,
     OriginBusy,
     OriginUnreachable,
+    ProxyRefused,
     SourceRefused,
     TransferError,
 )
@@ -42,8 +45,11 @@ _SUFFIXES = {
 }
 #: Codings that urllib3 undoes without further libraries.
 _CAN_UNDO = frozenset({"gzip", "deflate"})
+_FRESH_SECONDS = 60
 #: 5xx that no waiting mends: not implemented, HTTP version not supported.
 _FINAL_SERVER_ERRORS = frozenset({501, 505})
+#: What http.client says of a proxy that answers CONNECT with a status that no waiting mends.
+_TUNNEL_REFUSED = re.compile(r"Tunnel connection failed: (403|407)\b")
 
 
 def check_status(response: requests.Response, name: str) -> None:
@@ -55,6 +61,8 @@ def check_status(response: requests.Response, name: str) -> None:
     if 200 <= status < 300 or status == requests.codes.requested_range_not_satisfiable:  # noqa: PLR2004
         return
     response.close()
+    if status == requests.codes.proxy_authentication_required:
+        raise ProxyRefused(name, str(status))
     if status in _BUSY_STATUSES or (status >= 500 and status not in _FINAL_SERVER_ERRORS):  # noqa: PLR2004
         raise OriginBusy(name, status, retry_after_seconds(response.headers, now=time.time()))
     raise SourceRefused(name, status, _printable(response.reason or ""))
@@ -83,7 +91,18 @@ def validator_of(response: requests.Response) -> Validator:
         etag=etag if strong else None,
         weak_etag=etag if etag.startswith('W/"') else None,
         last_modified=response.headers.get("Last-Modified"),
+        is_fresh=_is_fresh(response.headers),
     )
+
+
+def _is_fresh(headers: Mapping[str, str]) -> bool:
+    """Whether the last change was less than a minute before the answer (RFC 9110, section 8.8.2.2)."""
+    try:
+        sent = email.utils.parsedate_to_datetime(headers["Date"]).timestamp()
+        changed = email.utils.parsedate_to_datetime(headers["Last-Modified"]).timestamp()
+    except (KeyError, ValueError, OverflowError):
+        return False
+    return sent - changed < _FRESH_SECONDS
 
 
 def content_length(response: requests.Response, name: str) -> int | None:
@@ -139,10 +158,14 @@ def offered_name(response: requests.Response) -> str | None:
     message = email.message.Message()
     message["Content-Disposition"] = value
     try:
-        name = message.get_filename()
+        parameters = message.get_params(failobj=[], header="Content-Disposition")
+        names = [value for key, value in parameters if key.lower() == "filename"]
+        # get_filename takes the plain one, which is for those who cannot read the other (RFC 6266, section 4.3).
+        names.sort(key=lambda name: isinstance(name, str))
+        name = email.utils.collapse_rfc2231_value(names[0]).strip() if names else ""
     except (ValueError, LookupError):  # charsets of RFC 8187 that are none, or do not fit
         return None
-    return (name or "").encode("utf-8", "ignore").decode() or None
+    return name.encode("utf-8", "ignore").decode() or None
 
 
 def broke_before_answer(error: requests.ConnectionError) -> bool:
@@ -169,8 +192,9 @@ def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PL
         return OriginUnreachable(name, "it did not accept the connection in time")
     if isinstance(error, requests.exceptions.Timeout):
         return OriginUnreachable(name, "no answer came within the read timeout")
-    if isinstance(error, requests.exceptions.ProxyError):
-        return OriginUnreachable(name, "the proxy did not connect")
+    proxys = _of_proxy(error, name)
+    if proxys is not None:
+        return proxys
     if _find(error, urllib3.exceptions.NameResolutionError) is not None:
         return OriginUnreachable(name, "the host's name is not known")
     cause = _find(error, OSError)
@@ -178,22 +202,35 @@ def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PL
     return OriginUnreachable(name, reason.lower())
 
 
+def _of_proxy(error: Exception, name: str) -> TransferError | None:
+    """What an exception means that a proxy is to blame for; None if none is."""
+    refusal = _find(error, socks.SOCKS5AuthError) or _find(error, socks.SOCKS4Error)
+    if refusal is not None:
+        return ProxyRefused(name, "SOCKS authentication failed")
+    if _find(error, socks.SOCKS5Error) is not None:
+        return OriginUnreachable(name, "the SOCKS proxy could not connect to it")
+    if _find(error, socks.ProxyError) is not None:
+        return OriginUnreachable(name, "the SOCKS proxy could not be reached")
+    if not isinstance(error, requests.exceptions.ProxyError):
+        return None
+    cause = _find(error, OSError)
+    tunnel = _TUNNEL_REFUSED.search(str(cause))
+    return ProxyRefused(name, tunnel[1]) if tunnel else OriginUnreachable(name, "the proxy did not connect")
+
+
 def _find(error: BaseException, wanted: type[_E]) -> _E | None:
     """The first exception of that type among what `error` was made of, requests' own aside."""
     pending: list[object] = [error]
-    for _ in range(32):
-        if not pending:
-            break
+    seen: list[BaseException] = []
+    while pending and len(seen) < 32:  # noqa: PLR2004
         current = pending.pop(0)
+        # One exception is reached in several ways.
+        if not isinstance(current, BaseException) or any(current is each for each in seen):
+            continue
         if isinstance(current, wanted) and not isinstance(current, requests.RequestException):
             return current
-        if isinstance(current, BaseException):
-            pending += [
-                getattr(current, "reason", None),
-                current.__cause__,
-                current.__context__,
-                *current.args,
-            ]
+        seen.append(current)
+        pending += [getattr(current, "reason", None), current.__cause__, current.__context__, *current.args]
     return None
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -23,9 +25,12 @@ if TYPE_CHECKING:
 #: the connection breaks, for what a read had gathered by then is gone.
 _LEAST_READ_BYTES = 4 * 1024
 _FIRST_READ_BYTES = 16 * 1024
-_MOST_READ_BYTES = 1024 * 1024
+#: More costs memory for each connection and is not quicker: larger than a core's cache.
+_MOST_READ_BYTES = 256 * 1024
 _QUICK_READ_SECONDS = 0.05
 _SLOW_READ_SECONDS = 0.5
+
+_of_thread = threading.local()
 
 
 class Body:
@@ -80,8 +85,10 @@ class Body:
         self._attempt.hand_connection_to(attempt)
         self._attempt = attempt
 
-    def blocks(self, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes]:
+    def blocks(self, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes | memoryview]:
         """The body in order, in blocks of the read size.
+
+        Each block is good until the next is asked for: then its memory is written anew.
 
         Raises:
             ResponseTruncated: it ended before the promised length.
@@ -91,47 +98,77 @@ class Body:
         """
         received_bytes = 0
         read_bytes = _FIRST_READ_BYTES
+        read = self._reader()
         while self.length_bytes is None or received_bytes < self.length_bytes:
             wanted_bytes = read_bytes
             if self.length_bytes is not None:
                 wanted_bytes = min(wanted_bytes, self.length_bytes - received_bytes)
             began_seconds = clock()
-            block = self._read(wanted_bytes, received_bytes)
+            block = self._read(read, wanted_bytes, received_bytes)
             if not block:
                 break
             received_bytes += len(block)
             yield block
             read_bytes = _next_read_bytes(read_bytes, clock() - began_seconds)
-        self._check_end(received_bytes)
+        self._check_end(read, received_bytes)
 
-    def _check_end(self, received_bytes: int) -> None:
+    def _check_end(self, read: Callable[[int], bytes | memoryview], received_bytes: int) -> None:
         if self.length_bytes is None or self._is_cut:
             return
         if received_bytes < self.length_bytes:
             raise ResponseTruncated(self._url, self.length_bytes, received_bytes)
-        # The read past the end is what gives the connection back: to another attempt, perhaps, which must not
-        # be cut off with this one.
+        # Whoever gets the connection next must not be cut off with this attempt.
         self._attempt.let_go()
-        if self._read(1, received_bytes):
+        if self._read(read, 1, received_bytes):
             raise BadResponse(self._url, f"the body goes on after the {self.length_bytes} bytes it promised")
+        self._response.raw.release_conn()
 
-    def _read(self, wanted_bytes: int, received_bytes: int) -> bytes:
+    def _reader(self) -> Callable[[int], bytes | memoryview]:
+        """What reads so many bytes: straight into one buffer of the thread, where nothing has to be undone.
+
+        urllib3's own reads make a new object of each block, whose memory costs more than the copy into it.
+        """
+        head = self._response.raw._original_response  # noqa: SLF001  (requests goes there too, for cookies)
+        if self._decodes or not isinstance(head, http.client.HTTPResponse) or head.chunked:
+            return self._read_decoded
+        buffer: memoryview | None = getattr(_of_thread, "buffer", None)
+        if buffer is None:
+            buffer = _of_thread.buffer = memoryview(bytearray(_MOST_READ_BYTES))
+
+        def read(wanted_bytes: int) -> memoryview:
+            return buffer[: head.readinto(buffer[:wanted_bytes])]
+
+        return read
+
+    def _read_decoded(self, wanted_bytes: int) -> bytes:
+        # Without decoding, as a rule: a range counts the bytes as sent.
+        data: bytes = self._response.raw.read(wanted_bytes, decode_content=self._decodes)
+        return data
+
+    def _read(
+        self, read: Callable[[int], bytes | memoryview], wanted_bytes: int, received_bytes: int
+    ) -> bytes | memoryview:
         self._attempt.check()
         try:
-            # Without decoding, as a rule: a range counts the bytes as sent.
-            data: bytes = self._response.raw.read(wanted_bytes, decode_content=self._decodes)
-        except urllib3.exceptions.ReadTimeoutError:
+            data = read(wanted_bytes)
+        except (TimeoutError, urllib3.exceptions.ReadTimeoutError):
             self._attempt.check()
             raise OriginUnreachable(self._url, "no byte came within the read timeout") from None
-        except urllib3.exceptions.IncompleteRead:
+        except (http.client.IncompleteRead, urllib3.exceptions.IncompleteRead):
             self._attempt.check()
             raise ResponseTruncated(self._url, self.length_bytes or 0, received_bytes) from None
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+        except (
+            urllib3.exceptions.HTTPError,
+            http.client.HTTPException,
+            OSError,
+            ValueError,
+            AttributeError,
+        ) as error:
             # ValueError, AttributeError: what http.client raises when its socket is shut down under it.
             self._attempt.check()
             raise OriginUnreachable(self._url, f"the connection broke ({type(error).__name__})") from None
-        # A read that was cut off by a stop returns short, like an end of the body.
-        if len(data) < wanted_bytes:
+        # A read that was cut off by a stop returns short, like an end of the body; what it has is good.
+        if not data:
             self._attempt.check()
         return data
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import io
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,12 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.contrib.socks import (
+    SOCKSConnection,
+    SOCKSHTTPConnectionPool,
+    SOCKSHTTPSConnection,
+    SOCKSHTTPSConnectionPool,
+)
 from urllib3.exceptions import HeaderParsingError
 from urllib3.util.response import assert_header_parsing
 
@@ -32,6 +39,9 @@ _KEPT_CONNECTIONS = 64
 _INTERIM_STATUSES = frozenset({102, 103})
 
 _of_thread = threading.local()
+
+# Its debug lines and its warnings have the URL with its query, which may be a signed link.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 @contextlib.contextmanager
@@ -85,7 +95,9 @@ class _WholeHead(http.client.HTTPResponse):
             raise http.client.HTTPException("a line of the head is no header") from error
 
 
-class _WatchedHTTPConnection(HTTPConnection):
+class _Watched(HTTPConnection):
+    """Tells the attempt of its thread which socket it reads from, and takes whole heads only."""
+
     response_class = _WholeHead
 
     def connect(self) -> None:
@@ -97,41 +109,48 @@ class _WatchedHTTPConnection(HTTPConnection):
         super().request(*args, **kwargs)
 
 
-class _WatchedHTTPSConnection(HTTPSConnection):
-    response_class = _WholeHead
+class _WatchedHTTPSConnection(_Watched, HTTPSConnection):
+    pass
 
-    def connect(self) -> None:
-        super().connect()
-        _announce(self)
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
-        _announce(self)
-        super().request(*args, **kwargs)
+class _WatchedSOCKSConnection(_Watched, SOCKSConnection):
+    pass
+
+
+class _WatchedSOCKSHTTPSConnection(_Watched, SOCKSHTTPSConnection):
+    pass
 
 
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _WatchedHTTPConnection
+    ConnectionCls = _Watched
 
 
 class _HTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _WatchedHTTPSConnection
 
 
+class _SOCKSPool(SOCKSHTTPConnectionPool):
+    ConnectionCls = _WatchedSOCKSConnection
+
+
+class _SOCKSHTTPSPool(SOCKSHTTPSConnectionPool):
+    ConnectionCls = _WatchedSOCKSHTTPSConnection
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+_SOCKS_POOLS = {"http": _SOCKSPool, "https": _SOCKSHTTPSPool}
+
+
 class _WatchedAdapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self._watch(self.poolmanager)
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(*args, **kwargs)
-        # A SOCKS manager has connections of its own; those end by their read timeout only.
-        if not str(args[0] if args else kwargs["proxy"]).lower().startswith("socks"):
-            self._watch(manager)
+        is_socks = str(args[0] if args else kwargs["proxy"]).lower().startswith("socks")
+        manager.pool_classes_by_scheme = _SOCKS_POOLS if is_socks else _POOLS
         return manager
-
-    @staticmethod
-    def _watch(manager: Any) -> None:
-        manager.pool_classes_by_scheme = {"http": _HTTPPool, "https": _HTTPSPool}
 
 
 _adapter = _WatchedAdapter(pool_connections=_KEPT_HOSTS, pool_maxsize=_KEPT_CONNECTIONS)

@@ -34,8 +34,9 @@ class Identity:
             return True
         same_date = planned.last_modified is not None and seen.last_modified == planned.last_modified
         if planned.etag is not None and seen.etag is not None:
-            # Some content networks have a tag for each edge: the same file, by its size and date.
-            return same_date and size_bytes is not None and not self.is_strict
+            # Some content networks have a tag for each edge: the same file, by its size and date. Not by the date of a
+            # file that was changed in the same minute: it may have been changed once more.
+            return same_date and size_bytes is not None and not (planned.is_fresh or self.is_strict)
         if planned.etag is not None:
             # The tag is gone; the date is what is left to go by.
             return same_date and not self.is_strict

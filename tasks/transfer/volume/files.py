@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+_MOST_TRIES = 1000
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _MISSING = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR})
@@ -45,6 +46,25 @@ def free_bytes(path: Path) -> int:
         except OSError:
             continue
     return 0
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parent, for the owner alone; harmless if they are there.
+
+    Not the parent's parent: that is the volume, and one that is not mounted must not be made.
+    """
+    for tries_left in reversed(range(_MOST_TRIES)):
+        try:
+            for folder in (path.parent, path):
+                # os.mkdir, not pathlib's: that looks once more when there is a folder, and fails if it is gone by then.
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(folder, 0o700)  # noqa: PTH102
+        except FileNotFoundError:
+            # The last job to end has removed the empty parent in between; or there is no volume.
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def write_whole(path: Path, text: str, *, sync: bool) -> None:
@@ -90,7 +110,7 @@ def write_first(path: Path, text: str, *, sync: bool) -> bool:
     return True
 
 
-def write_all(fd: int, data: bytes, offset: int) -> None:
+def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
     """Write `data` at `offset`; a short write (a signal, a nearly full volume) is gone on with."""
     written_bytes = os.pwrite(fd, data, offset)
     if written_bytes == len(data):

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import LayoutName, Manifest, Receipt
-from tasks.transfer.volume.files import volume_errors, write_first, write_whole
+from tasks.transfer.volume.files import make_folder, volume_errors, write_first, write_whole
 from tasks.transfer.volume.joining import join
-from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, read_receipt
+from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, prove
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from tasks.transfer.manifest import Chunk
+    from tasks.transfer.manifest import Chunk, Proven, Span
 
 _READ_BYTES = 1024 * 1024
 _REMOVED = "removed."
@@ -33,13 +33,7 @@ class JobFolder:
     def create(self) -> None:
         """Make the folder; harmless if it is there."""
         with volume_errors(self.path):
-            self.path.parent.mkdir(mode=0o700, exist_ok=True)
-            try:
-                self.path.mkdir(mode=0o700, exist_ok=True)
-            except FileNotFoundError:
-                # The last job to end removed the empty parent in between.
-                self.path.parent.mkdir(mode=0o700, exist_ok=True)
-                self.path.mkdir(mode=0o700, exist_ok=True)
+            make_folder(self.path)
 
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None if the job has none that can be read."""
@@ -87,21 +81,20 @@ class JobFolder:
                         stale.unlink()
                 self._make_shared_file(shared, manifest.size_bytes or 0)
 
-    def open_part(self, manifest: Manifest, chunk: Chunk, attempt_name: str) -> PartWriter:
-        """Open a part for writing, where its last checkpoint ends."""
-        return PartWriter(self._plan_folder(manifest), manifest, chunk, attempt_name)
+    def open_part(
+        self, manifest: Manifest, chunk: Chunk, attempt_name: str, span: Span | None = None
+    ) -> PartWriter:
+        """Open a part, or a span of it, for writing where its last checkpoint ends."""
+        return PartWriter(self._plan_folder(manifest), manifest, chunk, attempt_name, span)
 
-    def receipt(self, manifest: Manifest, chunk: Chunk) -> Receipt | None:
-        """The chunk's receipt, if its part is complete: of the length that the plan gave it."""
+    def proven(self, manifest: Manifest, chunk: Chunk) -> Proven:
+        """What is there of a chunk for certain."""
         with volume_errors(self.path):
-            receipt = read_receipt(self._plan_folder(manifest), chunk.number)
-        if receipt is None or chunk.length_bytes not in (None, receipt.length_bytes):
-            return None
-        return receipt
+            return prove(self._plan_folder(manifest), chunk)
 
     def missing(self, manifest: Manifest) -> list[Chunk]:
-        """The chunks without a receipt, in order."""
-        return [chunk for chunk in manifest.chunks() if self.receipt(manifest, chunk) is None]
+        """The chunks that are not there as a whole, in order."""
+        return [chunk for chunk in manifest.chunks() if not self.proven(manifest, chunk).is_whole]
 
     def holds(self, published: Path) -> bool:
         """Whether a published file is one of this job's: it keeps its name in the job's folder for a while."""
@@ -110,7 +103,7 @@ class JobFolder:
                 _is_same(path, published) for path in self.path.glob("plan-*/*")
             )
 
-    def join(self, manifest: Manifest, receipts: list[Receipt]) -> Path:
+    def join(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Path:
         """Join the parts in order.
 
         Returns:

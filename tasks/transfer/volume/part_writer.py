@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING
 
 from tasks.transfer.digests import crc32c
-from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Receipt
+from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Proven, Receipt, Span
 from tasks.transfer.volume.files import volume_errors, write_all, write_whole
 
 if TYPE_CHECKING:
@@ -20,27 +20,32 @@ SHARED_FILE_NAME = "shared"
 
 
 class PartWriter:
-    """Writes a part from where an earlier attempt's checkpoint ends; a context manager.
+    """Writes a span of a part from where an earlier attempt's checkpoint ends; a context manager.
 
     Two attempts at one chunk never harm each other: in the shared file both write the same bytes at the
     same offsets (a strong validator says so), and a part's own file is named after its attempt. Each
     receipt names its file, so whichever receipt is written last is true.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, chunk: Chunk, attempt_name: str) -> None:
-        """Open the part, and take over what the last checkpoint vouches for."""
+    def __init__(
+        self, folder: Path, manifest: Manifest, chunk: Chunk, attempt_name: str, span: Span | None = None
+    ) -> None:
+        """Open the span, all of the chunk if none is given, and take over what its last checkpoint vouches for."""
         self._folder = folder
-        self._chunk = chunk
+        self._span = span or Span(chunk.number)
+        stop = self._span.stop if self._span.stop is not None else chunk.length_bytes
+        #: How much the span has when it is whole; None: it is not known before its end.
+        self.length_bytes = None if stop is None else stop - self._span.start
         self._sync = manifest.spec.sync
         self._is_shared = manifest.layout is LayoutName.SHARED
-        self._own_name = f"{chunk.number:05d}.{attempt_name}"
+        self._own_name = f"{self._stem}.{attempt_name}"
         self._file_name = SHARED_FILE_NAME if self._is_shared else self._own_name
         self._is_vouched_for = False  # whether a checkpoint or a receipt names the part's own file
         with volume_errors(folder, needed_bytes=chunk.length_bytes or 0):
-            checkpoint = self._take_over(read_checkpoint(folder, chunk.number))
+            checkpoint = self._take_over(read_checkpoint(folder, self._stem))
             flags = os.O_RDWR if self._is_shared else os.O_RDWR | os.O_CREAT
             self._fd = os.open(folder / self._file_name, flags | os.O_CLOEXEC, 0o666)
-        self._base_offset = chunk.start if self._is_shared else 0
+        self._base_offset = chunk.start + self._span.start if self._is_shared else 0
         self.done_bytes = checkpoint.length_bytes if checkpoint else 0
         self._resumed_bytes = self.done_bytes
         self._crc32c = checkpoint.crc32c if checkpoint else 0
@@ -60,10 +65,20 @@ class PartWriter:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the part has all its bytes; never known beforehand for a file of unknown length."""
-        return self.done_bytes == self._chunk.length_bytes
+        """Whether the span has all its bytes; never known beforehand for a file of unknown length."""
+        return self.left_bytes == 0
 
-    def write(self, block: bytes) -> None:
+    @property
+    def left_bytes(self) -> int | None:
+        """What is missing yet; None: it is not known."""
+        return None if self.length_bytes is None else max(0, self.length_bytes - self.done_bytes)
+
+    def cut_to(self, length_bytes: int) -> None:
+        """End the span there, because another worker fetches what follows; too late, it is left as it is."""
+        if self.length_bytes is not None and self.done_bytes < length_bytes < self.length_bytes:
+            self.length_bytes = length_bytes
+
+    def write(self, block: bytes | memoryview) -> None:
         """Append a block to the part.
 
         Raises:
@@ -109,7 +124,8 @@ class PartWriter:
         brought = dict(self._brought_before)
         brought[worker] = brought.get(worker, 0) + self.done_bytes - self._resumed_bytes
         state = PartState(
-            number=self._chunk.number,
+            number=self._span.number,
+            start=self._span.start,
             length_bytes=self.done_bytes,
             crc32c=self._crc32c,
             file_name=self._file_name,
@@ -134,19 +150,43 @@ class PartWriter:
         write_whole(self._path("checkpoint"), checkpoint.model_dump_json(), sync=self._sync)
         self._is_vouched_for = True
 
+    @property
+    def _stem(self) -> str:
+        return _stem(self._span.number, self._span.start)
+
     def _path(self, kind: str) -> Path:
-        return self._folder / f"{self._chunk.number:05d}.{kind}"
+        return self._folder / f"{self._stem}.{kind}"
 
 
-def read_checkpoint(folder: Path, number: int) -> Checkpoint | None:
-    """The last checkpoint of a chunk, or None if there is none that can be read."""
+def prove(folder: Path, chunk: Chunk) -> Proven:
+    """What the receipts of a chunk prove; one that does not fit the plan proves nothing."""
+    receipts: list[Receipt] = []
+    done_bytes = 0
+    while done_bytes != chunk.length_bytes:
+        receipt = _read_receipt(folder, _stem(chunk.number, done_bytes))
+        if receipt is None or receipt.start != done_bytes:
+            return Proven(tuple(receipts), is_whole=False)
+        if chunk.length_bytes is None:
+            return Proven((receipt,), is_whole=True)
+        if not 0 < receipt.length_bytes <= chunk.length_bytes - done_bytes:
+            return Proven(tuple(receipts), is_whole=False)
+        receipts.append(receipt)
+        done_bytes += receipt.length_bytes
+    return Proven(tuple(receipts), is_whole=True)
+
+
+def read_checkpoint(folder: Path, stem: str) -> Checkpoint | None:
+    """The last checkpoint of a span, or None if there is none that can be read."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return Checkpoint.model_validate_json((folder / f"{number:05d}.checkpoint").read_bytes())
+        return Checkpoint.model_validate_json((folder / f"{stem}.checkpoint").read_bytes())
     return None
 
 
-def read_receipt(folder: Path, number: int) -> Receipt | None:
-    """The receipt of a chunk, or None if there is none that can be read."""
+def _read_receipt(folder: Path, stem: str) -> Receipt | None:
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return Receipt.model_validate_json((folder / f"{number:05d}.receipt").read_bytes())
+        return Receipt.model_validate_json((folder / f"{stem}.receipt").read_bytes())
     return None
+
+
+def _stem(number: int, start: int) -> str:
+    return f"{number:05d}.{start}" if start else f"{number:05d}"

@@ -21,7 +21,14 @@ from tasks.transfer.errors import (
     VolumeMissing,
     VolumeReadOnly,
 )
-from tasks.transfer.volume.files import NO_LINKS, free_bytes, sync_folder, volume_errors, write_first
+from tasks.transfer.volume.files import (
+    NO_LINKS,
+    free_bytes,
+    make_folder,
+    sync_folder,
+    volume_errors,
+    write_first,
+)
 from tasks.transfer.volume.job_folder import JobFolder
 from tasks.transfer.volume.joining import can_clone
 
@@ -107,7 +114,7 @@ class Volume:
         for _ in range(3):
             with volume_errors(path), contextlib.suppress(FileNotFoundError):
                 # Suppressed: the last job to end may remove the empty folder in between.
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_folder(path.parent)
                 if write_first(path, job_id, sync=False):
                     return
             holder = self._holder(path)

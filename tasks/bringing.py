@@ -1,0 +1,179 @@
+"""Bringing spans of a job's chunks: one after the other, under one lease on a connection."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tasks.jobs import JobState
+from tasks.records import Next, RedisError, Search
+from tasks.transfer.attempt import AttemptStopped, StopReason
+from tasks.transfer.errors import ManifestStale
+from tasks.transfer.fetch_chunk import fetch_chunk
+from tasks.transfer.manifest import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.host import Host
+    from tasks.records import Lease, Progress
+    from tasks.transfer.attempt import Attempt
+    from tasks.transfer.manifest import Manifest
+
+logger = logging.getLogger(__name__)
+
+
+class Bringing:
+    """What one delivery of a message brings."""
+
+    def __init__(self, host: Host, job_id: str, generation: int) -> None:
+        """Find the manifest that the message was sent for.
+
+        Raises:
+            AttemptStopped: there is nothing to do for it any more.
+            ManifestStale: this host does not see it yet.
+        """
+        self._host = host
+        self._job_id = job_id
+        self._generation = generation
+        self._folder = host.volume.job(job_id)
+        self._ends_seconds = time.monotonic() + host.settings.time_slice_seconds
+        self.manifest = self._read_manifest()
+        self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
+        self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: no lease is held
+        self.took_over = False  #: something of a chunk whose message is another
+
+    def bring(self, number: int) -> tuple[bool, Next]:
+        """Bring what is missing of a chunk, and then what others are slow with.
+
+        Returns:
+            Whether the chunk is whole, if not, others are at the rest; and how the job stands.
+
+        Raises:
+            NoLease: all connections are taken, or somebody is at it.
+            AttemptStopped, TransferError: as for `fetch_chunk`.
+        """
+        chunk = self.manifest.chunk(number)
+        proven = self._folder.proven(self.manifest, chunk)
+        span = Span(number, 0 if proven.is_whole else proven.length_bytes)
+        lease = self._take_lease(span)
+        following = self._bring_all(self._bring(dataclasses.replace(span, stop=lease.stop)))
+        return self._folder.proven(self.manifest, chunk).is_whole, following
+
+    def take_over(self, on_found: Callable[[], None]) -> Next:
+        """Bring what others are slow with or have left, if there is something.
+
+        Args:
+            on_found: called before the first is begun.
+        """
+        self._take_lease(None)
+        following = self._report({}, is_whole=False, bytes_per_second=0)
+        if following.span is not None:
+            on_found()
+        return self._bring_all(following)
+
+    def give_lease_back(self) -> None:
+        """Report how far the attempt came, if one was begun."""
+        progress = self.progress
+        if progress is None:
+            return
+        try:
+            self._host.records.attempt_ended(progress())
+        except RedisError as error:
+            logger.warning("not reported error=%s", error)
+
+    def is_fenced(self) -> bool:
+        """Whether a newer plan took over; the older one's files may be gone already, which is no failure."""
+        manifest = self._folder.read_manifest()
+        return manifest is None or manifest.generation > self._generation
+
+    def _read_manifest(self) -> Manifest:
+        manifest = self._folder.read_manifest()
+        if manifest is not None and manifest.generation == self._generation:
+            return manifest
+        if manifest is not None and manifest.generation > self._generation:
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        state = self._host.records.state(self._job_id)
+        if state is None or not state.is_active:
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
+
+    def _take_lease(self, span: Span | None) -> Lease:
+        attempt, progress = self._new_attempt(span)
+        length_bytes = None
+        if span is not None and self.manifest.honours_ranges:
+            length_bytes = (self.manifest.chunk(span.number).length_bytes or 0) - span.start
+        lease = self._host.take_lease(
+            progress(),
+            self.manifest.spec,
+            is_stream=not self.manifest.honours_ranges,
+            length_bytes=length_bytes,
+        )
+        self.attempt, self.progress = attempt, progress
+        if lease.state not in (JobState.FETCHING, JobState.PLANNING):
+            raise AttemptStopped(StopReason.JOB_ENDED)
+        return lease
+
+    def _bring_all(self, following: Next) -> Next:
+        while following.span is not None:
+            self.took_over = True
+            following = self._bring(following.span)
+        return following
+
+    def _bring(self, span: Span) -> Next:
+        """Bring one span under the lease that is held."""
+        name = self.attempt.name if self.attempt else None
+        self.attempt, self.progress = attempt, progress = self._new_attempt(span, name=name)
+        began_seconds = time.monotonic()
+        slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
+        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
+            brought = fetch_chunk(
+                self._host.source(self.manifest.sealed_request),
+                self._folder,
+                self.manifest,
+                self.manifest.chunk(span.number),
+                attempt,
+                self._host.name,
+                span=span,
+            )
+        seconds = time.monotonic() - began_seconds
+        logger.info(
+            "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
+            self._job_id,
+            span,
+            attempt.brought_bytes,
+            seconds,
+        )
+        return self._report(
+            brought.by_worker,
+            is_whole=brought.proven.is_whole,
+            bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
+        )
+
+    def _report(self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float) -> Next:
+        """Report what was brought, and learn what to go on with."""
+        manifest, progress = self.manifest, self.progress
+        search = None
+        is_in_time = time.monotonic() < self._ends_seconds
+        if manifest.honours_ranges and manifest.chunks_count > 1 and is_in_time:
+            search = Search(
+                chunks_count=manifest.chunks_count,
+                chunk_size_bytes=manifest.chunk_size_bytes,
+                size_bytes=manifest.size_bytes or 0,
+                bytes_per_second=bytes_per_second,
+            )
+        try:
+            if progress is not None:
+                return self._host.records.span_done(progress(), by_worker, is_whole=is_whole, search=search)
+        except RedisError as error:
+            logger.warning("not reported error=%s", error)
+        return Next(None)
+
+    def _new_attempt(
+        self, span: Span | None, *, name: str | None = None
+    ) -> tuple[Attempt, Callable[[], Progress]]:
+        return self._host.new_attempt(
+            self._job_id, span, generation=self._generation, origin=self.manifest.origin, name=name
+        )

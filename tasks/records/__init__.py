@@ -1,0 +1,56 @@
+"""Job records in Redis: a view for those who wait and watch, and the leases on connections.
+
+The only module that talks to Redis beside Celery itself. What is here can be lost without losing
+a job: the volume is the truth. Every call has a deadline.
+
+Keys, behind the prefix:
+
+    jobs                    sorted set: job ids by time of submit
+    job:<id>                hash: the record's fields, ``at:<state>`` times, the sealed request
+    job:<id>:bytes          hash: span -> bytes done; a repeated report changes nothing
+    job:<id>:done           set: numbers of chunks that have a receipt
+    job:<id>:shares         hash: span -> who brought how much, as JSON
+    job:<id>:stops          hash: span -> where it ends in its chunk, if somebody took over what follows
+    job:<id>:help           set while somebody looks for something to take over, or will in a moment
+    job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it
+    job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
+    origin:<origin>:leases  sorted set: the same over all jobs of one origin
+    origin:<origin>:wait    set while the origin has asked everybody to wait
+    origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
+    job:<id>:changes        channel: a message at each change of state
+
+A span is written as its chunk's number, with ``+`` and its start where that is not the chunk's: ``12+5242880``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.records.attempts import Attempts, Next, Progress, Search, Standing
+from tasks.records.client import RedisError, without_password
+from tasks.records.jobs import JobRecords
+from tasks.records.leases import Lease, Leases
+from tasks.records.reading import NoSuchJob
+
+if TYPE_CHECKING:
+    from pydantic import SecretStr
+
+__all__ = [
+    "Lease",
+    "Next",
+    "NoSuchJob",
+    "Progress",
+    "Records",
+    "RedisError",
+    "Search",
+    "Standing",
+    "without_password",
+]
+
+
+class Records(JobRecords, Attempts, Leases):
+    """The records behind one Redis URL and one key prefix."""
+
+    def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:
+        super().__init__(url, prefix=prefix, timeout_seconds=timeout_seconds)
+        self.age_seconds = age_seconds

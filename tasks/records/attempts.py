@@ -1,0 +1,240 @@
+"""What running attempts report, what they are told, and who takes over from whom."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.jobs import JobState
+from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases
+from tasks.transfer.manifest import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+#: What would be done this soon is left to who is at it.
+_LEAST_LEFT_SECONDS = 1.5
+#: A span is cut where the one at it is not before this: it hears of the cut at its next report.
+_HEARS_SECONDS = 1.0
+#: Spans begin at multiples of this in their chunk: filesystems clone whole blocks only.
+_STEP_BYTES = 64 * 1024
+#: After this nobody is taken to be looking for something to take over, and another one may.
+_HELP_SECONDS = 5
+
+# When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
+# as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
+_SPAN_DONE = """
+local bytes, shares, done, stops, speeds, help, job_leases, origin_leases = unpack(KEYS)
+local holder, span, done_bytes, share, whole, chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV)
+chunks = tonumber(chunks)
+local function best()
+  if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
+  local all, begun, count, is_done = redis.call('HGETALL', bytes), {}, 0, {}
+  for _, number in ipairs(redis.call('SMEMBERS', done)) do is_done[number] = true end
+  local now = redis.call('TIME')[1] + 0
+  local found
+  for index = 1, #all, 2 do
+    local number, start = string.match(all[index], '^(%d+)%+?(%d*)$')
+    if not begun[number] then begun[number] = true; count = count + 1 end
+    if not is_done[number] then
+      start = tonumber(start) or 0
+      local stop = tonumber(redis.call('HGET', stops, all[index])
+        or math.min(chunk_size, size - number * chunk_size))
+      local at = start + tonumber(all[index + 1])
+      local speed, who = string.match(redis.call('HGET', speeds, all[index]) or '', '^(%S+) (.*)$')
+      local ends = who and tonumber(redis.call('ZSCORE', job_leases, who) or 0) or 0
+      speed = tonumber(speed or 0)
+      if at < stop and ends <= now then
+        -- Nobody is at it: its worker died, or its message waits.
+        found = {span = all[index], number = number, start = start, stop = stop, seconds = math.huge}
+      elseif at < stop and speed >= 0 then
+        local seconds = (stop - at) / math.max(speed, 1)
+        local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
+        local cut = stop - (stop - at) * my_speed / (my_speed + speed)
+        cut = math.ceil(math.max(cut, at + speed * hears) / step) * step
+        if seconds > tonumber(least) and cut > at and cut < stop and seconds > (found and found.seconds or 0) then
+          found = {number = number, start = cut, stop = stop, seconds = seconds, from = all[index]}
+        end
+      end
+    end
+  end
+  return count >= chunks and found or nil, count >= chunks
+end
+if span ~= '' then
+  redis.call('HSET', bytes, span, done_bytes)
+  if share ~= '' then redis.call('HSET', shares, span, share) end
+  redis.call('HDEL', speeds, span)
+  if whole ~= '' then redis.call('SADD', done, whole) end
+end
+local found, is_tail = best()
+local count = redis.call('SCARD', done)
+if not found then
+  redis.call('ZREM', job_leases, holder)
+  redis.call('ZREM', origin_leases, holder)
+  local helps = is_tail and count < chunks and redis.call('SET', help, 1, 'NX', 'EX', kept)
+  return {count, helps and 1 or 0}
+end
+if found.from then
+  found.span = string.format('%d+%d', found.number, found.start)
+  redis.call('HSET', stops, found.from, found.start, found.span, found.stop)
+  redis.call('HSET', bytes, found.span, 0)
+end
+redis.call('HSET', speeds, found.span, '-1 ' .. holder)
+return {count, 0, tonumber(found.number), found.start, found.stop}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What one attempt reports at intervals."""
+
+    job_id: str
+    span: Span | None  #: what it fetches; None: it looks for something
+    generation: int  #: of the sending that the attempt belongs to
+    done_bytes: int | None  #: of the span; None: it is not known yet what earlier attempts left
+    bytes_per_second: float | None  #: of late; None: it is not known yet
+    holder: str  #: ``<host>/<attempt>``, whose lease is renewed
+    origin: str  #: scheme, host and port, whose connection it is
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a running attempt is told."""
+
+    state: JobState | None  #: the job's
+    generation: int  #: the last that was sent
+    is_overdue: bool  #: the time that the job was given has passed
+    stop: int | None  #: where the span ends in its chunk, if another worker took over what follows
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What follows a span."""
+
+    span: Span | None  #: to go on with, under the same lease
+    chunks_done: int = 0  #: of the job
+    is_to_help: bool = (
+        False  #: others are not done, and nobody but this one will look for something to take over
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What has to be known of a plan to find a span to take over."""
+
+    chunks_count: int
+    chunk_size_bytes: int
+    size_bytes: int
+    bytes_per_second: float  #: of who asks; 0: not known
+
+
+class Attempts(Leases):
+    """Reports of attempts."""
+
+    def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
+        """Store the progress of attempts and renew their leases; how each stands, by its holder."""
+        reports = [report for report in reports if report.span is not None]
+        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            for report in reports:
+                pipe.hmget(self.key(report.job_id), "state", "generation", "ends_at")
+                pipe.hget(self.key(report.job_id, "stops"), str(report.span))
+            seconds, *answers = pipe.execute()
+            for report in reports:
+                if report.done_bytes is not None:
+                    speed = -1 if report.bytes_per_second is None else int(report.bytes_per_second)
+                    pipe.hset(self.key(report.job_id, "bytes"), str(report.span), report.done_bytes)
+                    pipe.hset(self.key(report.job_id, "speeds"), str(report.span), f"{speed} {report.holder}")
+                for leases in self.leases_of(report):
+                    # XX: a lease that was given back meanwhile must not come to life again.
+                    pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
+                    pipe.expire(leases, LEASES_KEPT_SECONDS)
+            pipe.execute()
+        standings = {}
+        for report, (state, generation, ends_at), stop in zip(
+            reports, answers[::2], answers[1::2], strict=True
+        ):
+            standings[report.holder] = Standing(
+                state=JobState(state) if state else None,
+                generation=int(generation or 0),
+                is_overdue=ends_at is not None and seconds[0] >= float(ends_at),
+                stop=None if stop is None else int(stop),
+            )
+        return standings
+
+    def attempt_ended(self, progress: Progress) -> None:
+        """Store how far an unfinished attempt came, and give its lease back."""
+        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
+            if progress.done_bytes is not None:
+                pipe.hset(self.key(progress.job_id, "bytes"), str(progress.span), progress.done_bytes)
+            if progress.span is not None:
+                pipe.hdel(self.key(progress.job_id, "speeds"), str(progress.span))
+            for leases in self.leases_of(progress):
+                pipe.zrem(leases, progress.holder)
+            pipe.execute()
+
+    def span_done(
+        self,
+        progress: Progress,
+        brought_bytes: Mapping[str, int],
+        *,
+        is_whole: bool,
+        search: Search | None = None,
+    ) -> Next:
+        """Store that a span has its receipt and who brought it; what to go on with, under the same lease.
+
+        Args:
+            progress: of the attempt that brought it.
+            brought_bytes: by worker host; empty: nothing had to be brought.
+            is_whole: nothing of the chunk is missing.
+            search: look for a span to take over; None: do not.
+
+        Returns:
+            What is its to fetch now, if there is something; else the lease was given back.
+        """
+        kinds = ("bytes", "shares", "done", "stops", "speeds", "help")
+        keys = [*(self.key(progress.job_id, kind) for kind in kinds), *self.leases_of(progress)]
+        args: list[str | float] = [
+            progress.holder,
+            "" if progress.span is None else str(progress.span),
+            progress.done_bytes or 0,
+            json.dumps(dict(brought_bytes)) if brought_bytes else "",
+            progress.span.number if progress.span is not None and is_whole else "",
+            search.chunks_count if search else 0,
+            search.chunk_size_bytes if search else 0,
+            search.size_bytes if search else 0,
+            search.bytes_per_second if search else 0,
+            _LEAST_LEFT_SECONDS,
+            _HEARS_SECONDS,
+            _STEP_BYTES,
+            _HELP_SECONDS,
+        ]
+        chunks_done, is_to_help, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
+        return Next(Span(*found) if found else None, chunks_done, bool(is_to_help))
+
+    def helps_on(self, job_id: str) -> None:
+        """Say that somebody goes on looking for something to take over of a job."""
+        with self.translated():
+            self._redis.set(self.key(job_id, "help"), 1, ex=_HELP_SECONDS)
+
+    def retried(self, job_id: str) -> None:
+        """Count one retry."""
+        with self.translated():
+            self._redis.hincrby(self.key(job_id), "retries_count", 1)
+
+    def start_over(self, job_id: str) -> None:
+        """Forget the progress of an earlier plan, of which nothing is left."""
+        kinds = ("bytes", "done", "shares", "stops", "speeds")
+        with self.translated():
+            self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
+
+    def rejoin(self, job_id: str) -> None:
+        """Forget who took over from whom: what is missing is sent again as chunks."""
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            for kind in ("bytes", "shares"):
+                taken_over = [span for span in self._redis.hkeys(self.key(job_id, kind)) if "+" in span]
+                if taken_over:
+                    pipe.hdel(self.key(job_id, kind), *taken_over)
+            pipe.delete(self.key(job_id, "stops"), self.key(job_id, "speeds"))
+            pipe.execute()

@@ -1,0 +1,179 @@
+"""Leases on an origin's connections, over all workers and jobs. They end by themselves: a dead worker keeps none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.jobs import JobState
+from tasks.records.client import Client
+
+if TYPE_CHECKING:
+    from tasks.records.attempts import Progress
+
+LEASE_SECONDS = 10.0
+
+#: A job's leases are forgotten this long after the last of them was renewed.
+LEASES_KEPT_SECONDS = 60
+
+#: How long it is remembered how many connections an origin allows; asked for or refused ones renew it.
+_SEEN_LIMIT_SECONDS = 300
+
+#: One more than was seen to be allowed is tried after the first, and after twice as long each time that it is refused.
+_LEAST_PAUSE_SECONDS = 0.5
+
+_MOST_PAUSE_SECONDS = 60
+
+# Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
+_ACQUIRE = """
+local job, job_leases, done, origin_leases, wait, allowed, bytes, speeds, stops = unpack(KEYS)
+local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span, length = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local fields = redis.call('HMGET', job, 'state', 'ends_at')
+local state = fields[1] or ''
+if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1, false} end
+local milliseconds = redis.call('PTTL', wait)
+if milliseconds > 0 then return {state, 0, milliseconds, 0, 0, false} end
+redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
+local speed, other = string.match(redis.call('HGET', speeds, span) or '', '^(%S+) (.*)$')
+if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
+  local left = tonumber(length) - tonumber(redis.call('HGET', bytes, span) or 0)
+  local wait = tonumber(speed) > 0 and left / speed * 1000 or 1000
+  wait = math.floor(math.max(50, math.min(wait, 1000)))
+  return {state, 0, wait, redis.call('SCARD', done), 0, false}
+end
+local taken = redis.call('ZCARD', origin_leases)
+if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
+  return {state, 0, 0, redis.call('SCARD', done), 0, false}
+end
+local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
+if seen[1] and taken >= tonumber(seen[1]) then
+  if now < seen[2] + seen[3] then
+    return {state, 0, 0, redis.call('SCARD', done), 0, false}
+  end
+  local pause = tonumber(seen[3])
+  if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
+  redis.call('HSET', allowed, 'count', taken + 1, 'at', now, 'pause', pause, 'tried', 1)
+  redis.call('EXPIRE', allowed, remembered)
+end
+for _, leases in ipairs({job_leases, origin_leases}) do
+  redis.call('ZADD', leases, now + seconds, holder)
+  redis.call('EXPIRE', leases, kept)
+end
+if span ~= '' then
+  redis.call('HSET', speeds, span, '-1 ' .. holder)
+  redis.call('HSETNX', bytes, span, 0)
+end
+return {state, 1, 0, 0, 0, redis.call('HGET', stops, span)}
+"""
+
+
+# A refusal among other connections that stand: as many as those are is what the origin allows, for now. Of a fleet that
+# was refused together each takes its own lease back first, so that the last one counts those that are being served.
+_REFUSED = """
+local job_leases, origin_leases, allowed = unpack(KEYS)
+local holder, pause_least, pause_most, remembered = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+redis.call('ZREM', job_leases, holder)
+redis.call('ZREM', origin_leases, holder)
+redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
+local others = redis.call('ZCARD', origin_leases)
+if others == 0 then return 0 end
+local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
+local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(seen[2] or pause_least)
+if seen[3] == '1' then
+  -- Back to what went well: of those, some may have ended since.
+  count, pause = math.max(1, seen[1] - 1), math.min(pause * 2, tonumber(pause_most))
+end
+redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
+redis.call('EXPIRE', allowed, remembered)
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The answer to an attempt that asks for a connection."""
+
+    state: JobState | None  #: the job's
+    is_given: bool
+    wait_seconds: float = 0  #: how long the origin has asked everybody to wait; 0: not
+    is_overdue: bool = False  #: the time that the job was given has passed
+    chunks_done: int = 0  #: of the job; told where no lease is given
+    stop: int | None = None  #: where the span ends in its chunk, if another worker took over what follows
+
+
+class Leases(Client):
+    """Who may open a connection to an origin."""
+
+    def acquire(
+        self, progress: Progress, *, origin_limit: int, job_limit: int, length_bytes: int | None
+    ) -> Lease:
+        """Ask for a lease on one of an origin's connections; there is none for a span that is being fetched already.
+
+        It ends by itself `LEASE_SECONDS` after the last report, so a dead worker cannot keep it.
+
+        Args:
+            progress: of the attempt that asks.
+            origin_limit: how many leases there are for the origin, over all jobs and workers.
+            job_limit: how many of them the job may have.
+            length_bytes: of the span; tells how soon another one will be done with it.
+        """
+        keys = [
+            self.key(progress.job_id),
+            self.key(progress.job_id, "leases"),
+            self.key(progress.job_id, "done"),
+            self.origin_key(progress.origin, "leases"),
+            self.origin_key(progress.origin, "wait"),
+            self.origin_key(progress.origin, "allowed"),
+            self.key(progress.job_id, "bytes"),
+            self.key(progress.job_id, "speeds"),
+            self.key(progress.job_id, "stops"),
+        ]
+        args: list[str | float] = [
+            progress.holder,
+            origin_limit,
+            job_limit,
+            int(LEASE_SECONDS),
+            LEASES_KEPT_SECONDS,
+            _LEAST_PAUSE_SECONDS,
+            _SEEN_LIMIT_SECONDS,
+            "" if progress.span is None else str(progress.span),
+            length_bytes or 0,
+        ]
+        state, given, milliseconds, done_count, overdue, stop = self.run(_ACQUIRE, keys=keys, args=args)
+        return Lease(
+            state=JobState(state) if state else None,
+            is_given=bool(given),
+            wait_seconds=milliseconds / 1000,
+            is_overdue=bool(overdue),
+            chunks_done=done_count,
+            stop=None if stop is None else int(stop),
+        )
+
+    def refused(self, progress: Progress) -> bool:
+        """Take note that an origin refused a connection, and give its lease back.
+
+        Returns:
+            Whether others stood at that moment: then the origin allows only so many, and no more are tried for
+            a while. False: the refusal is the origin's own trouble.
+        """
+        keys = [*self.leases_of(progress), self.origin_key(progress.origin, "allowed")]
+        args: list[str | float] = [
+            progress.holder, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS, _SEEN_LIMIT_SECONDS
+        ]  # fmt: skip
+        return bool(self.run(_REFUSED, keys=keys, args=args))
+
+    def cool_down(self, origin: str, seconds: float) -> None:
+        """Have everybody wait before the next connection to an origin, as it has asked for."""
+        key, milliseconds = self.origin_key(origin, "wait"), int(seconds * 1000)
+        with self.translated():
+            if milliseconds > 0 and self._redis.pttl(key) < milliseconds:
+                self._redis.set(key, 1, px=milliseconds)
+
+    def leases_of(self, progress: Progress) -> tuple[str, str]:
+        """The keys of the leases that an attempt's is among: of its job, and of its origin."""
+        return self.key(progress.job_id, "leases"), self.origin_key(progress.origin, "leases")

@@ -1,0 +1,82 @@
+"""From what Redis has of a job to its record."""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import ValidationError
+
+from tasks.jobs import JobRecord, JobState, WorkerShare
+from tasks.records.client import RedisError
+from tasks.transfer.errors import PermanentError, Side
+
+
+class NoSuchJob(PermanentError):
+    """No record of that job."""
+
+    side = Side.USAGE
+
+    def __str__(self) -> str:
+        """Say what to run."""
+        return f"There is no job {self.args[0]}. List those there are: orchestrator list"
+
+
+def to_record(
+    job_id: str,
+    fields: dict[str, str],
+    counts: list[str],
+    chunks_done: int,
+    shares: dict[str, str],
+    holders: list[str],
+) -> JobRecord:
+    """A record from its hash, the bytes of its chunks, how many are done, who brought them, and open leases.
+
+    Raises:
+        RedisError: what is in Redis makes no record.
+    """
+    workers: dict[str, WorkerShare] = {}
+    numbers: dict[str, set[str]] = {}
+    for span, share in shares.items():
+        for worker, count_bytes in json.loads(share).items():
+            chunks = numbers.setdefault(worker, set())
+            chunks.add(span.partition("+")[0])
+            before = workers.get(worker, WorkerShare())
+            workers[worker] = WorkerShare(chunks_count=len(chunks), bytes=before.bytes + count_bytes)
+    times = {name[3:]: value for name, value in fields.items() if name.startswith("at:")}
+    plain = {
+        name: value
+        for name, value in fields.items()
+        if name in JobRecord.model_fields and name not in ("error", "workers", "state_times")
+    }
+    state = JobState(fields["state"])
+    seconds = None
+    if not state.is_final:
+        plain.pop("finished_at", None)  # of an earlier end, before a resume
+    elif "finished_at" in fields:
+        seconds = max(0.0, float(fields["finished_at"]) - float(fields["created_at"]))
+    bytes_done = sum(map(int, counts))
+    if state is JobState.COMPLETE:
+        # A report that was on its way when the last byte came may have told less.
+        bytes_done = int(fields.get("size_bytes", bytes_done))
+    try:
+        return JobRecord.model_validate(
+            {
+                **plain,
+                "job_id": job_id,
+                "bytes_done": bytes_done,
+                "chunks_done": chunks_done,
+                "connections_count": len(holders),
+                "workers_count": len({holder.partition("/")[0] for holder in holders}),
+                "workers": workers,
+                "state_times": times,
+                "seconds": seconds,
+                "bytes_per_second": bytes_done / seconds if seconds else None,
+                "error": json.loads(fields["error"])
+                if state is JobState.FAILED and "error" in fields
+                else None,
+            }
+        )
+    except ValidationError as error:
+        raise RedisError(
+            f"The record of job {job_id} in Redis is damaged: {error.error_count()} fields."
+        ) from None

@@ -1,0 +1,138 @@
+"""A chunk that several workers bring together: what one has not fetched yet, another takes over."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import pytest
+
+from support.origin import Origin, origin
+from tasks.transfer.attempt import Attempt
+from tasks.transfer.digests import crc32c
+from tasks.transfer.fetch_chunk import fetch_chunk
+from tasks.transfer.http_source import HttpLimits, Source
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, SourceRequest, Span, Validator
+from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
+from tasks.transfer.volume import Volume
+
+KIB = 1024
+CONTENT = random.Random(3).randbytes(1000 * KIB + 7)
+CHUNK_BYTES = 400 * KIB
+
+
+@pytest.fixture(params=[LayoutName.PARTS, LayoutName.SHARED])
+def job(request, tmp_path):
+    with origin(CONTENT) as served:
+        yield _Job(tmp_path, served, request.param)
+
+
+class _Job:
+    def __init__(self, root, served: Origin, layout):
+        self.served = served
+        self.volume = Volume(root)
+        self.source = Source(SourceRequest(url=served.url), HttpLimits())
+        self.manifest = Manifest(
+            job_id="0123456789ab",
+            generation=1,
+            plan_name="0123456789ab",
+            destination="file.bin",
+            source_name=self.source.name,
+            size_bytes=len(CONTENT),
+            validator=Validator(etag='"v1"'),
+            honours_ranges=True,
+            chunk_size_bytes=CHUNK_BYTES,
+            layout=layout,
+            spec=JobSpec(sync=False),
+            sealed_request="plain:{}",
+            created_at=0.0,
+        )
+        self.folder = self.volume.job("0123456789ab")
+        self.folder.create()
+        assert self.folder.write_first_manifest(self.manifest)
+        self.count = 0
+
+    def fetch(self, number, span=None, *, cut_bytes=None):
+        self.count += 1
+        attempt = Attempt(f"a{self.count}")
+        attempt.cut_bytes = cut_bytes
+        chunk = self.manifest.chunk(number)
+        return fetch_chunk(self.source, self.folder, self.manifest, chunk, attempt, "h", span=span)
+
+    def merged(self):
+        merged = merge_parts(self.volume, self.manifest)
+        assert isinstance(merged, Merged)
+        assert merged.crc32c == crc32c(CONTENT)
+        return merged.path.read_bytes()
+
+    def fetch_others(self, number):
+        for other in range(3):
+            if other != number:
+                self.fetch(other)
+
+
+def test_a_cut_chunk_and_its_rest_are_joined(job):
+    assert not job.fetch(0, cut_bytes=128 * KIB).proven.is_whole
+    assert job.fetch(0, Span(0, 128 * KIB)).proven.is_whole
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+    # Nothing was fetched twice, but what was on its way when the first connection was closed.
+    assert "bytes=131072-409599" in job.served.requests
+
+
+def test_the_rest_may_be_there_first(job):
+    assert not job.fetch(0, Span(0, 320 * KIB)).proven.is_whole
+    assert not job.fetch(0, Span(0, 64 * KIB, 320 * KIB)).proven.is_whole
+    assert job.fetch(0, cut_bytes=64 * KIB).proven.is_whole
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+def test_a_rest_that_nobody_brought_is_missing_and_fetched_again(job):
+    job.fetch(0, cut_bytes=128 * KIB)
+    job.fetch(0, Span(0, 256 * KIB))  # between the two there is a gap
+    job.fetch_others(0)
+    missing = merge_parts(job.volume, job.manifest)
+    assert isinstance(missing, Incomplete)
+    assert [chunk.number for chunk in missing.chunks] == [0]
+    assert not (job.volume.root / "file.bin").exists()
+    assert job.fetch(0).proven.is_whole
+    assert job.merged() == CONTENT
+
+
+def test_a_cut_that_comes_too_late_harms_nothing(job):
+    job.served.gate.clear()
+    attempt = Attempt("late")
+    chunk = job.manifest.chunk(0)
+    done = []
+    first = threading.Thread(
+        target=lambda: done.append(
+            fetch_chunk(job.source, job.folder, job.manifest, chunk, attempt, "h", span=None)
+        )
+    )
+    first.start()
+    job.served.gate.set()
+    attempt.cut_bytes = 1  # it is past that
+    first.join(30)
+    job.fetch(0, Span(0, 64 * KIB))
+    assert done[0].proven.is_whole or job.fetch(0).proven.is_whole
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_is_cut_and_taken_over_in_whatever_order_is_the_file(job, seed):
+    chance = random.Random(seed)
+    for _ in range(8):
+        number = chance.randrange(3)
+        length_bytes = job.manifest.chunk(number).length_bytes
+        start, stop = sorted(chance.sample(range(0, length_bytes, 16 * KIB), 2))
+        cut_bytes = chance.choice([None, (stop - start) // 2])
+        job.fetch(number, Span(number, start, stop), cut_bytes=cut_bytes)
+    for _ in range(50):
+        result = merge_parts(job.volume, job.manifest)
+        if isinstance(result, Merged):
+            break
+        for chunk in result.chunks:
+            job.fetch(chunk.number)
+    assert job.merged() == CONTENT
