@@ -45,8 +45,12 @@ class Bringing:
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: no lease is held
         self.took_over = False  #: something of a chunk whose message is another
 
-    def bring(self, number: int) -> tuple[bool, Next]:
+    def bring(self, number: int, *, patience_seconds: float = 0.0) -> tuple[bool, Next]:
         """Bring what is missing of a chunk, and then what others are slow with.
+
+        Args:
+            number: which chunk.
+            patience_seconds: how long to wait here for a connection.
 
         Returns:
             Whether the chunk is whole, if not, others are at the rest; and how the job stands.
@@ -58,7 +62,7 @@ class Bringing:
         chunk = self.manifest.chunk(number)
         proven = self._folder.proven(self.manifest, chunk)
         span = Span(number, 0 if proven.is_whole else proven.length_bytes)
-        lease = self._take_lease(span)
+        lease = self._take_lease(span, patience_seconds=patience_seconds)
         following = self._bring_all(self._bring(dataclasses.replace(span, stop=lease.stop)))
         return self._folder.proven(self.manifest, chunk).is_whole, following
 
@@ -100,7 +104,7 @@ class Bringing:
             raise AttemptStopped(StopReason.JOB_ENDED)
         raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
 
-    def _take_lease(self, span: Span | None) -> Lease:
+    def _take_lease(self, span: Span | None, *, patience_seconds: float = 0.0) -> Lease:
         attempt, progress = self._new_attempt(span)
         length_bytes = None
         if span is not None and self.manifest.honours_ranges:
@@ -110,6 +114,7 @@ class Bringing:
             self.manifest.spec,
             is_stream=not self.manifest.honours_ranges,
             length_bytes=length_bytes,
+            patience_seconds=patience_seconds,
         )
         self.attempt, self.progress = attempt, progress
         if lease.state not in (JobState.FETCHING, JobState.PLANNING):

@@ -83,10 +83,12 @@ redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local others = redis.call('ZCARD', origin_leases)
 if others == 0 then return 0 end
 local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
-local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(seen[2] or pause_least)
+-- Not for long, if it was not one too many that was tried: an origin may take a connection that has just ended for one
+-- that stands.
+local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(pause_least)
 if seen[3] == '1' then
   -- Back to what went well: of those, some may have ended since.
-  count, pause = math.max(1, seen[1] - 1), math.min(pause * 2, tonumber(pause_most))
+  count, pause = math.max(1, seen[1] - 1), math.min(seen[2] * 2, tonumber(pause_most))
 end
 redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
 redis.call('EXPIRE', allowed, remembered)
