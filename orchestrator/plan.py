@@ -224,7 +224,11 @@ class _Planning:
             honours_ranges=probe.honours_ranges,
             content_coding=probe.content_coding,
             offered_digests=probe.offered_digests,
-            chunk_size_bytes=planner.choose_chunk_size_bytes(size_bytes, spec.chunk_size_bytes),
+            chunk_size_bytes=planner.choose_chunk_size_bytes(
+                size_bytes,
+                spec.chunk_size_bytes,
+                connections=spec.connections or self._host.settings.connections,
+            ),
             layout=LayoutName.PARTS,
             spec=spec,
             sealed_request=self._sealed_request,
