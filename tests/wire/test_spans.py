@@ -10,7 +10,7 @@ import pytest
 from support.origin import Origin, origin
 from tasks.transfer.attempt import Attempt
 from tasks.transfer.digests import crc32c
-from tasks.transfer.errors import OriginBusy
+from tasks.transfer.errors import DestinationExists, OriginBusy
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, SourceRequest, Span, Validator
@@ -161,3 +161,29 @@ def test_an_attempt_at_a_whole_chunk_counts_its_own_span_only(job):
         assert brought.proven.is_whole
         assert attempt.done_bytes == count_bytes
         assert attempt.brought_bytes == 0
+
+
+def test_a_merge_that_another_one_overtook_is_content_with_its_file(job):
+    for number in range(3):
+        job.fetch(number)
+
+    def another_is_quicker():
+        assert isinstance(merge_parts(job.volume, job.manifest), Merged)
+        return True
+
+    merged = merge_parts(job.volume, job.manifest, may_publish=another_is_quicker)
+    assert isinstance(merged, Merged)
+    assert merged.path.read_bytes() == CONTENT
+
+
+def test_a_merge_does_not_take_a_file_of_somebody_elses_for_its_own(job):
+    for number in range(3):
+        job.fetch(number)
+
+    def somebody_is_quicker():
+        (job.volume.root / "file.bin").write_bytes(b"mine")
+        return True
+
+    with pytest.raises(DestinationExists):
+        merge_parts(job.volume, job.manifest, may_publish=somebody_is_quicker)
+    assert (job.volume.root / "file.bin").read_bytes() == b"mine"
