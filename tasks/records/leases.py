@@ -94,6 +94,11 @@ return 1
 """
 
 
+def as_stop(value: str | None) -> int | None:
+    """Where a span ends, as Redis has it; None for what is no number."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The answer to an attempt that asks for a connection."""
@@ -151,7 +156,7 @@ class Leases(Client):
             wait_seconds=milliseconds / 1000,
             is_overdue=bool(overdue),
             chunks_done=done_count,
-            stop=None if stop is None else int(stop),
+            stop=as_stop(stop),
         )
 
     def refused(self, progress: Progress) -> bool:
