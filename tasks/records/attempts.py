@@ -262,7 +262,7 @@ class Attempts(Leases):
 
     def start_over(self, job_id: str) -> None:
         """Forget the progress of an earlier plan, of which nothing is left."""
-        kinds = ("bytes", "done", "shares", "stops", "speeds")
+        kinds = ("bytes", "done", "shares", "stops", "speeds", "help")
         with self.translated():
             self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
 
@@ -278,5 +278,5 @@ class Attempts(Leases):
                 ]
                 if taken_over:
                     pipe.hdel(self.key(job_id, kind), *taken_over)
-            pipe.delete(self.key(job_id, "stops"), self.key(job_id, "speeds"))
+            pipe.delete(*(self.key(job_id, kind) for kind in ("stops", "speeds", "help")))
             pipe.execute()

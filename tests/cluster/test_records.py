@@ -130,6 +130,28 @@ def test_a_damaged_record_is_an_error_with_a_sentence(records, redis, kind, fiel
         records.read(JOB)
 
 
+@pytest.mark.parametrize("forget", ["rejoin", "start_over"])
+def test_a_job_that_is_sent_again_is_helped_again(records, forget):
+    """Whoever helped before was sent for the older plan or sending, and has ended."""
+    begin(records, 0, 1, 2)
+    assert end(records, 0).is_to_help
+    assert not records.is_to_help(JOB)
+    getattr(records, forget)(JOB)
+    assert records.is_to_help(JOB)
+
+
+def test_who_only_looks_does_not_try_one_connection_more_than_an_origin_allows(records, redis):
+    begin(records, 0, 1, 2)
+    assert records.refused(progress("h/2", Span(2)))
+    allowed = f"t:origin:{ORIGIN}:allowed"
+    redis.client().hset(allowed, "at", 1)  # long ago: one more may be tried
+    before = redis.client().hgetall(allowed)
+    assert not records.acquire(progress("h/3", None), origin_limit=9, job_limit=9, length_bytes=None).is_given
+    assert redis.client().hgetall(allowed) == before
+    begin(records, 2)
+    assert redis.client().hget(allowed, "count") == "3"
+
+
 @pytest.mark.parametrize("value", ["x", "", "-5", "1e3"])
 def test_a_stop_that_is_no_number_is_none(records, redis, value):
     redis.client().hset(f"t:job:{JOB}:stops", "0", value)
