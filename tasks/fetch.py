@@ -79,7 +79,7 @@ def fetch_chunk(
         # Back to the end of the queue: any worker goes on at this byte.
         raise Reject(stopped.reason, requeue=True) from None
     except (TransientError, PlanVoidError) as error:
-        delivery.give_lease_back()
+        delivery.give_lease_back(has_failed=True)
         return delivery.after(error)
     except Exception as error:  # noqa: BLE001  (a chord whose header raises never runs its body)
         delivery.give_lease_back()
@@ -128,10 +128,10 @@ class _Delivery:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
             raise NoLease(0, following.chunks_done)
 
-    def give_lease_back(self) -> None:
+    def give_lease_back(self, *, has_failed: bool = False) -> None:
         """Report how far the attempt came, if one was begun."""
         if self._bringing is not None:
-            self._bringing.give_lease_back()
+            self._bringing.give_lease_back(has_failed=has_failed)
 
     @property
     def _manifest(self) -> Manifest | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import combine_crc32c, sha256
-from tasks.transfer.errors import DigestMismatch
+from tasks.transfer.errors import DestinationExists, DigestMismatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -86,9 +86,14 @@ def publish_parts(
             folder.sync_file(whole)
         if not may_publish():
             raise AttemptStopped(StopReason.JOB_ENDED)
-        volume.publish(
-            whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
-        )
+        try:
+            volume.publish(
+                whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
+            )
+        except DestinationExists:
+            # By another delivery of the same message, which was quicker.
+            if not folder.holds(path):
+                raise
     return Merged(
         path=path,
         size_bytes=size_bytes,
