@@ -243,7 +243,11 @@ class _Planning:
             honours_ranges=probe.honours_ranges,
             content_coding=probe.content_coding,
             offered_digests=probe.offered_digests,
-            chunk_size_bytes=planner.choose_chunk_size_bytes(size_bytes, spec.chunk_size_bytes),
+            chunk_size_bytes=planner.choose_chunk_size_bytes(
+                size_bytes,
+                spec.chunk_size_bytes,
+                connections=spec.connections or self._host.settings.connections,
+            ),
             layout=LayoutName.PARTS,
             spec=spec,
             sealed_request=self._sealed_request,
@@ -255,8 +259,9 @@ class _Planning:
             spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
         )
         volume.check_space(planner.needed_bytes(size_bytes, layout, chunks_count=count, clones=clones))
-        self._host.records.start_over(self._job_id)
+        # In this order: what still runs of an older plan is fenced off before its progress is forgotten.
         self._show(manifest)
+        self._host.records.start_over(self._job_id)
         return manifest.model_copy(update={"layout": layout})
 
     def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
@@ -345,21 +350,19 @@ class _Planning:
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> None:
-        # The state first: a chunk task that runs at once must find a job that is fetching. The generation with it:
-        # what still runs for an older one is stopped by it.
+        # The state first: a chunk task that runs at once must find a job that is fetching.
         if self._host.records.transition(
-            self._job_id,
-            JobState.FETCHING,
-            allowed={JobState.PLANNING, JobState.FETCHING},
-            fields={"generation": manifest.generation},
+            self._job_id, JobState.FETCHING, allowed={JobState.PLANNING, JobState.FETCHING}
         ):
             follow(self._host, manifest)
             dispatch.send(manifest, self._folder.missing(manifest))
 
     def _show(self, manifest: Manifest) -> None:
+        """Put what was decided in the record. The generation stops what still runs for an older one."""
         fields: dict[str, str | int] = {
             "path": str(self._host.volume.path_of(manifest.destination)),
             "chunks_count": manifest.chunks_count,
+            "generation": manifest.generation,
         }
         if manifest.size_bytes is not None:
             fields["size_bytes"] = manifest.size_bytes

@@ -14,7 +14,9 @@ MIB = 1024 * 1024
 
 #: What the probe asks for at most. A file up to this is whole with the probe's answer.
 _PROBE_BYTES = MIB
+#: A smaller chunk costs more for its task than it saves; where there are connections for all of them, a bit less.
 _LEAST_CHUNK_BYTES = 8 * MIB
+_LEAST_BYTES_A_CONNECTION = 4 * MIB
 #: A larger chunk is not fetched faster, and more is fetched again when a worker dies.
 _MOST_CHUNK_BYTES = 64 * MIB
 #: Enough that many workers are done at about the same time.
@@ -100,8 +102,8 @@ def probe_bytes(asked_chunk_bytes: int | None) -> int:
     return min(_PROBE_BYTES, asked_chunk_bytes or _PROBE_BYTES)
 
 
-def choose_chunk_size_bytes(size_bytes: int | None, asked_bytes: int | None) -> int:
-    """The chunk size, so that there are at most `MOST_CHUNKS` chunks.
+def choose_chunk_size_bytes(size_bytes: int | None, asked_bytes: int | None, *, connections: int) -> int:
+    """The chunk size, so that there are at most `MOST_CHUNKS` chunks, and work for each of the connections.
 
     Raises:
         BadOption: what was asked for would make more.
@@ -116,7 +118,11 @@ def choose_chunk_size_bytes(size_bytes: int | None, asked_bytes: int | None) -> 
             )
         return asked_bytes
     wanted_bytes = _whole_mib(-(-size_bytes // _WANTED_CHUNKS))
-    return max(least_bytes, min(max(wanted_bytes, _LEAST_CHUNK_BYTES), _MOST_CHUNK_BYTES))
+    if size_bytes <= _LEAST_CHUNK_BYTES:
+        return _LEAST_CHUNK_BYTES  # the plan fetches it itself
+    for_each_bytes = max(_whole_mib(-(-size_bytes // connections)), _LEAST_BYTES_A_CONNECTION)
+    wanted_bytes = max(wanted_bytes, min(for_each_bytes, _LEAST_CHUNK_BYTES))
+    return max(least_bytes, min(wanted_bytes, _MOST_CHUNK_BYTES))
 
 
 def _whole_mib(count_bytes: int) -> int:

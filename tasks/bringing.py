@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs import JobState
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import ManifestStale
+from tasks.transfer.errors import ManifestStale, RangesRefused, TransferError, TransientError
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.manifest import Span
 
@@ -45,21 +45,29 @@ class Bringing:
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: no lease is held
         self.took_over = False  #: something of a chunk whose message is another
 
-    def bring(self, number: int) -> tuple[bool, Next]:
+    def bring(self, number: int, *, patience_seconds: float = 0.0) -> tuple[bool, Next]:
         """Bring what is missing of a chunk, and then what others are slow with.
+
+        Args:
+            number: which chunk.
+            patience_seconds: how long to wait here for a connection.
 
         Returns:
             Whether the chunk is whole, if not, others are at the rest; and how the job stands.
 
         Raises:
             NoLease: all connections are taken, or somebody is at it.
-            AttemptStopped, TransferError: as for `fetch_chunk`.
+            AttemptStopped, TransferError: as for `fetch_chunk`. What may go well later is not raised of a span that
+                was taken over.
         """
         chunk = self.manifest.chunk(number)
         proven = self._folder.proven(self.manifest, chunk)
         span = Span(number, 0 if proven.is_whole else proven.length_bytes)
-        lease = self._take_lease(span)
-        following = self._bring_all(self._bring(dataclasses.replace(span, stop=lease.stop)))
+        lease = self._take_lease(span, patience_seconds=patience_seconds)
+        # What is in Redis is a view: a stop that does not fit the chunk is none.
+        fits = lease.stop is not None and span.start < lease.stop < (chunk.length_bytes or 0)
+        following = self._bring(dataclasses.replace(span, stop=lease.stop if fits else None))
+        following = self._bring_all(following)
         return self._folder.proven(self.manifest, chunk).is_whole, following
 
     def take_over(self, on_found: Callable[[], None]) -> Next:
@@ -74,13 +82,13 @@ class Bringing:
             on_found()
         return self._bring_all(following)
 
-    def give_lease_back(self) -> None:
+    def give_lease_back(self, *, has_failed: bool = False) -> None:
         """Report how far the attempt came, if one was begun."""
         progress = self.progress
         if progress is None:
             return
         try:
-            self._host.records.attempt_ended(progress())
+            self._host.records.attempt_ended(progress(), has_failed=has_failed)
         except RedisError as error:
             logger.warning("not reported error=%s", error)
 
@@ -100,7 +108,7 @@ class Bringing:
             raise AttemptStopped(StopReason.JOB_ENDED)
         raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
 
-    def _take_lease(self, span: Span | None) -> Lease:
+    def _take_lease(self, span: Span | None, *, patience_seconds: float = 0.0) -> Lease:
         attempt, progress = self._new_attempt(span)
         length_bytes = None
         if span is not None and self.manifest.honours_ranges:
@@ -110,6 +118,7 @@ class Bringing:
             self.manifest.spec,
             is_stream=not self.manifest.honours_ranges,
             length_bytes=length_bytes,
+            patience_seconds=patience_seconds,
         )
         self.attempt, self.progress = attempt, progress
         if lease.state not in (JobState.FETCHING, JobState.PLANNING):
@@ -117,10 +126,26 @@ class Bringing:
         return lease
 
     def _bring_all(self, following: Next) -> Next:
+        """Bring what others are slow with or have left; one that fails is left to its chunk's message."""
         while following.span is not None:
             self.took_over = True
-            following = self._bring(following.span)
+            try:
+                following = self._bring(following.span)
+            except (TransientError, RangesRefused) as error:
+                logger.info("help failed job=%s span=%s cause=%s", self._job_id, following.span, error.code)
+                return self._after_failed_help(error, following)
         return following
+
+    def _after_failed_help(self, error: TransferError, following: Next) -> Next:
+        attempt, progress = self.attempt, self.progress
+        if attempt is not None and progress is not None and not attempt.brought_bytes:
+            self._host.was_crowded_out(progress(), error)
+        self.give_lease_back(has_failed=True)
+        try:
+            is_to_help = self._host.records.is_to_help(self._job_id)
+        except RedisError:
+            is_to_help = False
+        return Next(None, following.chunks_done, is_to_help)
 
     def _bring(self, span: Span) -> Next:
         """Bring one span under the lease that is held."""

@@ -33,9 +33,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Chunks of a job that find all connections taken ask again so often, all of them together. That is what a free one
-#: waits for. Each time costs 3 ms of a worker, and a thousand chunks that came back twice a second would use it up.
-_ASKED_PER_SECOND = 50
+#: Chunks of a job that find all connections taken come back so often, all of them together, and each waits in place for
+#: a moment: two or so are there when a connection is free. Each time costs 3 ms of a worker, and a thousand chunks
+#: that came back twice a second would use it up; were they to come less often, the last ones would come late.
+_COME_BACK_PER_SECOND = 50
+_PATIENCE_SECONDS = 0.05
 _LEAST_PARKED_SECONDS, _MOST_PARKED_SECONDS = 0.05, 20.0
 #: A message must come back before the visibility timeout; longer waits are made of several.
 _LONGEST_COUNTDOWN_SECONDS = 60.0
@@ -77,7 +79,7 @@ def fetch_chunk(
         # Back to the end of the queue: any worker goes on at this byte.
         raise Reject(stopped.reason, requeue=True) from None
     except (TransientError, PlanVoidError) as error:
-        delivery.give_lease_back()
+        delivery.give_lease_back(has_failed=True)
         return delivery.after(error)
     except Exception as error:  # noqa: BLE001  (a chord whose header raises never runs its body)
         delivery.give_lease_back()
@@ -108,7 +110,9 @@ class _Delivery:
     def bring(self) -> None:
         """Bring the chunk; every way in which that may not come about is an exception."""
         bringing = self._bringing = Bringing(self._host, self._job_id, self._generation)
-        is_whole, following = bringing.bring(self._number)
+        # Those that come for the first time are many at once, and would keep all slots.
+        patience_seconds = _PATIENCE_SECONDS if self._task.request.retries else 0.0
+        is_whole, following = bringing.bring(self._number, patience_seconds=patience_seconds)
         manifest = bringing.manifest
         is_all = following.chunks_done >= manifest.chunks_count
         if following.is_to_help or (bringing.took_over and is_all):
@@ -124,10 +128,10 @@ class _Delivery:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
             raise NoLease(0, following.chunks_done)
 
-    def give_lease_back(self) -> None:
+    def give_lease_back(self, *, has_failed: bool = False) -> None:
         """Report how far the attempt came, if one was begun."""
         if self._bringing is not None:
-            self._bringing.give_lease_back()
+            self._bringing.give_lease_back(has_failed=has_failed)
 
     @property
     def _manifest(self) -> Manifest | None:
@@ -137,7 +141,7 @@ class _Delivery:
         """Have the message come back when there may be a connection; nothing was tried."""
         waiting_count = self._manifest.chunks_count - chunks_done if self._manifest else 0
         mean_seconds = min(
-            max(waiting_count / _ASKED_PER_SECOND, _LEAST_PARKED_SECONDS), _MOST_PARKED_SECONDS
+            max(waiting_count / _COME_BACK_PER_SECOND, _LEAST_PARKED_SECONDS), _MOST_PARKED_SECONDS
         )
         jitter_seconds = random.uniform(0.2 * mean_seconds, 1.8 * mean_seconds)
         return self._again(

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
+from tasks import outcomes
 from tasks.app import HELP_TASK, MERGE_TASK, app
 from tasks.bringing import Bringing
 from tasks.host import NoLease, host
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import TransferError
+from tasks.transfer.errors import PermanentError, TransferError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.host import Host
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +54,6 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
     except (AttemptStopped, TransferError):
         return
     destination, chunks_count = bringing.manifest.destination, bringing.manifest.chunks_count
-    seconds, chunks_done = LOOK_SECONDS, 0
     is_succeeded = threading.Event()
 
     def send_another() -> None:
@@ -56,20 +62,11 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
         is_succeeded.set()
 
     try:
-        here.records.helps_on(job_id)
-        following = bringing.take_over(on_found=send_another)
-        chunks_done = following.chunks_done
-    except NoLease:
-        pass
+        chunks_done = _help(here, bringing, job_id, on_found=send_another)
     except AttemptStopped as stopped:
-        bringing.give_lease_back()
-        if stopped.reason is StopReason.JOB_ENDED:
-            return
-        seconds = 0
-    except (TransferError, RedisError) as error:
-        # Whose chunk it is decides what follows; this was help.
-        bringing.give_lease_back()
-        logger.info("help failed job=%s cause=%s", job_id, error.code)
+        if stopped.reason is not StopReason.JOB_ENDED and not is_succeeded.is_set():
+            send_help(job_id, generation, destination, seconds=0)
+        return
     if is_succeeded.is_set():
         return
     is_all = chunks_done >= chunks_count
@@ -77,4 +74,32 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
         logger.warning("all parts are there and no merge runs job=%s", job_id)
         app.send_task(MERGE_TASK, args=(job_id, generation), argsrepr=f"({destination}, late)")
         return
-    send_help(job_id, generation, destination, seconds=seconds, all_done=is_all)
+    send_help(job_id, generation, destination, seconds=LOOK_SECONDS, all_done=is_all)
+
+
+def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[], None]) -> int:
+    """Take over what there is; how many chunks are done, 0 if that was not told.
+
+    Raises:
+        AttemptStopped: the job has ended, or the help was stopped.
+    """
+    try:
+        here.records.helps_on(job_id)
+        return bringing.take_over(on_found=on_found).chunks_done
+    except NoLease:
+        pass
+    except AttemptStopped:
+        bringing.give_lease_back()
+        raise
+    except RedisError as error:
+        logger.warning("help not asked for error=%s", error)
+    except PermanentError as error:
+        bringing.give_lease_back(has_failed=True)
+        if not bringing.is_fenced():
+            outcomes.fail(here, job_id, error, bringing.manifest.destination)
+        raise AttemptStopped(StopReason.JOB_ENDED) from None
+    except TransferError as error:
+        # Whose chunk it is decides what follows; this was help.
+        bringing.give_lease_back(has_failed=True)
+        logger.info("help failed job=%s cause=%s", job_id, error.code)
+    return 0

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How often a lease is asked for by who waits for one in place.
+_LOOK_SECONDS = 0.015
 #: An attempt that was refused because others are served comes back after this, and not at the next free lease: that
 #: may be the one too many again.
 CROWDED_OUT_SECONDS = 1.0
@@ -100,7 +103,13 @@ class Host:
         )
 
     def take_lease(
-        self, progress: Progress, spec: JobSpec, *, is_stream: bool = False, length_bytes: int | None = None
+        self,
+        progress: Progress,
+        spec: JobSpec,
+        *,
+        is_stream: bool = False,
+        length_bytes: int | None = None,
+        patience_seconds: float = 0.0,
     ) -> Lease:
         """Take a lease on one of an origin's connections.
 
@@ -109,6 +118,7 @@ class Host:
             spec: of its job.
             is_stream: a file that cannot be split; a second copy of its task would start it over.
             length_bytes: of the span that it is for, if that is known.
+            patience_seconds: how long to ask again and again if all are taken.
 
         Returns:
             The lease. Without Redis, which is a view, one of a job that is being fetched.
@@ -121,21 +131,25 @@ class Host:
         own = self.settings.origins.get(progress.origin)
         if own is not None and own.connections is not None:
             limit = min(limit, own.connections)
-        try:
-            lease = self.records.acquire(
-                progress,
-                origin_limit=limit,
-                job_limit=1 if is_stream else limit,
-                length_bytes=length_bytes,
-            )
-        except RedisError as error:
-            logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
-            return Lease(JobState.FETCHING, is_given=True)
-        if lease.is_overdue:
-            raise JobTimedOut(progress.job_id)
-        if not lease.is_given:
-            raise NoLease(lease.wait_seconds, lease.chunks_done)
-        return lease
+        ends_seconds = time.monotonic() + patience_seconds
+        while True:
+            try:
+                lease = self.records.acquire(
+                    progress,
+                    origin_limit=limit,
+                    job_limit=1 if is_stream else limit,
+                    length_bytes=length_bytes,
+                )
+            except RedisError as error:
+                logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
+                return Lease(JobState.FETCHING, is_given=True)
+            if lease.is_overdue:
+                raise JobTimedOut(progress.job_id)
+            if lease.is_given:
+                return lease
+            if lease.wait_seconds or time.monotonic() >= ends_seconds:
+                raise NoLease(lease.wait_seconds, lease.chunks_done)
+            time.sleep(_LOOK_SECONDS)
 
     def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
         """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
@@ -15,11 +16,12 @@ from tasks.transfer.merge_parts import merge_parts as merge
 logger = logging.getLogger(__name__)
 
 
-@app.task(name=MERGE_TASK, ignore_result=True)
-def merge_parts(job_id: str, generation: int) -> None:
+@app.task(bind=True, name=MERGE_TASK, ignore_result=True)
+def merge_parts(self: Any, job_id: str, generation: int) -> None:
     """Chord body: merge what the volume proves to be there, in order; send again what is missing.
 
     Args:
+        self: the task, bound.
         job_id: whose parts.
         generation: the sending it belongs to; an older one than the manifest's is fenced off.
     """
@@ -28,8 +30,12 @@ def merge_parts(job_id: str, generation: int) -> None:
     if manifest is None or manifest.generation != generation:
         logger.info("merge fenced off job=%s generation=%d", job_id, generation)
         return
-    # Not from `planning`: the plan that these parts belong to may be void.
-    if not here.records.transition(job_id, JobState.MERGING, allowed={JobState.FETCHING, JobState.MERGING}):
+    # Not from `planning`: the plan that these parts belong to may be void. From `merging` only where the worker that
+    # began may have died: a second copy of a large file would not fit, and whoever publishes last finds the name taken.
+    allowed = {JobState.FETCHING}
+    if (self.request.delivery_info or {}).get("redelivered"):
+        allowed.add(JobState.MERGING)
+    if not here.records.transition(job_id, JobState.MERGING, allowed=allowed):
         outcomes.remove_if_cancelled(here, job_id, manifest.destination)
         return
     try:

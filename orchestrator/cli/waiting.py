@@ -75,10 +75,11 @@ def wait_and_exit(
             record = job.wait(timeout, on_look=on_look)
         except JobEndedBadly as ended:
             record = ended.record
-        except StillRunning as running:
-            # The workers do so too, if there are any.
-            has_ended = ends_job and job.time_out()
-            record = job.status() if has_ended else running.record
+        except StillRunning:
+            if ends_job:
+                job.time_out()  # the workers do so too, if there are any
+            # Read again: it may have come to its end just now.
+            record = job.status()
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     code = exits.of_record(record)

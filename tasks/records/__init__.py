@@ -12,7 +12,8 @@ Keys, behind the prefix:
     job:<id>:shares         hash: span -> who brought how much, as JSON
     job:<id>:stops          hash: span -> where it ends in its chunk, if somebody took over what follows
     job:<id>:help           set while somebody looks for something to take over, or will in a moment
-    job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it
+    job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it;
+                            @<time>: nobody, as somebody failed with it, and until then none but its message tries
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait

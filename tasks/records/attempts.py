@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
-from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases
+from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_stop
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
@@ -25,14 +25,19 @@ _HELP_SECONDS = 5
 # When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
 _SPAN_DONE = """
-local bytes, shares, done, stops, speeds, help, job_leases, origin_leases = unpack(KEYS)
-local holder, span, done_bytes, share, whole, chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV)
+local bytes, shares, done, stops, speeds, help, job, wait, job_leases, origin_leases = unpack(KEYS)
+local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
+local chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV, 7)
 chunks = tonumber(chunks)
+local now = redis.call('TIME')[1] + 0
+local state, newest, ends_at = unpack(redis.call('HMGET', job, 'state', 'generation', 'ends_at'))
+local is_fenced = tonumber(newest or 0) > tonumber(generation)
 local function best()
   if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
+  if is_fenced or state ~= 'fetching' or (ends_at and now >= tonumber(ends_at)) then return nil, false end
+  if redis.call('EXISTS', wait) == 1 then return nil, true end
   local all, begun, count, is_done = redis.call('HGETALL', bytes), {}, 0, {}
   for _, number in ipairs(redis.call('SMEMBERS', done)) do is_done[number] = true end
-  local now = redis.call('TIME')[1] + 0
   local found
   for index = 1, #all, 2 do
     local number, start = string.match(all[index], '^(%d+)%+?(%d*)$')
@@ -43,10 +48,11 @@ local function best()
         or math.min(chunk_size, size - number * chunk_size))
       local at = start + tonumber(all[index + 1])
       local speed, who = string.match(redis.call('HGET', speeds, all[index]) or '', '^(%S+) (.*)$')
-      local ends = who and tonumber(redis.call('ZSCORE', job_leases, who) or 0) or 0
+      local ends = 0
+      if who then ends = tonumber(string.match(who, '^@(%d+)$') or redis.call('ZSCORE', job_leases, who) or 0) end
       speed = tonumber(speed or 0)
       if at < stop and ends <= now then
-        -- Nobody is at it: its worker died, or its message waits.
+        -- Nobody is at it, and has not been for a while: its worker died, or its message waits long.
         found = {span = all[index], number = number, start = start, stop = stop, seconds = math.huge}
       elseif at < stop and speed >= 0 then
         local seconds = (stop - at) / math.max(speed, 1)
@@ -61,7 +67,7 @@ local function best()
   end
   return count >= chunks and found or nil, count >= chunks
 end
-if span ~= '' then
+if span ~= '' and not is_fenced then
   redis.call('HSET', bytes, span, done_bytes)
   if share ~= '' then redis.call('HSET', shares, span, share) end
   redis.call('HDEL', speeds, span)
@@ -82,6 +88,21 @@ if found.from then
 end
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
 return {count, 0, tonumber(found.number), found.start, found.stop}
+"""
+
+# A span that somebody failed with is left to its chunk's message, which waits as long as it has to: others take it for
+# one whose worker died just now.
+_ENDED = """
+local bytes, speeds, job_leases, origin_leases = unpack(KEYS)
+local holder, span, done_bytes, left_seconds = unpack(ARGV)
+if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
+if left_seconds ~= '' then
+  redis.call('HSET', speeds, span, '-1 @' .. redis.call('TIME')[1] + left_seconds)
+elseif span ~= '' then
+  redis.call('HDEL', speeds, span)
+end
+redis.call('ZREM', job_leases, holder)
+redis.call('ZREM', origin_leases, holder)
 """
 
 
@@ -159,20 +180,26 @@ class Attempts(Leases):
                 state=JobState(state) if state else None,
                 generation=int(generation or 0),
                 is_overdue=ends_at is not None and seconds[0] >= float(ends_at),
-                stop=None if stop is None else int(stop),
+                stop=as_stop(stop),
             )
         return standings
 
-    def attempt_ended(self, progress: Progress) -> None:
-        """Store how far an unfinished attempt came, and give its lease back."""
-        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
-            if progress.done_bytes is not None:
-                pipe.hset(self.key(progress.job_id, "bytes"), str(progress.span), progress.done_bytes)
-            if progress.span is not None:
-                pipe.hdel(self.key(progress.job_id, "speeds"), str(progress.span))
-            for leases in self.leases_of(progress):
-                pipe.zrem(leases, progress.holder)
-            pipe.execute()
+    def attempt_ended(self, progress: Progress, *, has_failed: bool = False) -> None:
+        """Store how far an unfinished attempt came, and give its lease back.
+
+        Args:
+            progress: of the attempt.
+            has_failed: nobody takes its span over for as long as a dead worker's; its message may come back before.
+        """
+        keys = [*(self.key(progress.job_id, kind) for kind in ("bytes", "speeds")), *self.leases_of(progress)]
+        is_held = has_failed and progress.span is not None
+        args: list[str | float] = [
+            progress.holder,
+            "" if progress.span is None else str(progress.span),
+            "" if progress.span is None or progress.done_bytes is None else progress.done_bytes,
+            int(LEASE_SECONDS) if is_held else "",
+        ]
+        self.run(_ENDED, keys=keys, args=args)
 
     def span_done(
         self,
@@ -193,10 +220,15 @@ class Attempts(Leases):
         Returns:
             What is its to fetch now, if there is something; else the lease was given back.
         """
-        kinds = ("bytes", "shares", "done", "stops", "speeds", "help")
-        keys = [*(self.key(progress.job_id, kind) for kind in kinds), *self.leases_of(progress)]
+        kinds = ("bytes", "shares", "done", "stops", "speeds", "help", "")
+        keys = [
+            *(self.key(progress.job_id, kind) for kind in kinds),
+            self.origin_key(progress.origin, "wait"),
+            *self.leases_of(progress),
+        ]
         args: list[str | float] = [
             progress.holder,
+            progress.generation,
             "" if progress.span is None else str(progress.span),
             progress.done_bytes or 0,
             json.dumps(dict(brought_bytes)) if brought_bytes else "",
@@ -213,6 +245,11 @@ class Attempts(Leases):
         chunks_done, is_to_help, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
         return Next(Span(*found) if found else None, chunks_done, bool(is_to_help))
 
+    def is_to_help(self, job_id: str) -> bool:
+        """Whether nobody looks for something to take over of a job: who asks, does from now on."""
+        with self.translated():
+            return bool(self._redis.set(self.key(job_id, "help"), 1, nx=True, ex=_HELP_SECONDS))
+
     def helps_on(self, job_id: str) -> None:
         """Say that somebody goes on looking for something to take over of a job."""
         with self.translated():
@@ -225,18 +262,25 @@ class Attempts(Leases):
 
     def start_over(self, job_id: str) -> None:
         """Forget the progress of an earlier plan, of which nothing is left."""
-        kinds = ("bytes", "done", "shares", "stops", "speeds")
+        kinds = ("bytes", "done", "shares", "stops", "speeds", "help")
         with self.translated():
             self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
 
     def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
-        """Forget who took over from whom, and that these chunks may have been done: they are sent again."""
+        """Forget who took over from whom where something is missing: these chunks are sent again."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            # What was done may be missing again: a receipt that is not true any more was taken back.
+            done = self._redis.smembers(self.key(job_id, "done"))
+            undone = done & {str(number) for number in missing}
             for kind in ("bytes", "shares"):
-                taken_over = [span for span in self._redis.hkeys(self.key(job_id, kind)) if "+" in span]
-                if taken_over:
-                    pipe.hdel(self.key(job_id, kind), *taken_over)
-            pipe.delete(self.key(job_id, "stops"), self.key(job_id, "speeds"))
-            for number in missing:
-                pipe.srem(self.key(job_id, "done"), number)
+                forgotten = [
+                    span
+                    for span in self._redis.hkeys(self.key(job_id, kind))
+                    if (number := span.partition("+")[0]) in undone or ("+" in span and number not in done)
+                ]
+                if forgotten:
+                    pipe.hdel(self.key(job_id, kind), *forgotten)
+            if undone:
+                pipe.srem(self.key(job_id, "done"), *undone)
+            pipe.delete(*(self.key(job_id, kind) for kind in ("stops", "speeds", "help")))
             pipe.execute()

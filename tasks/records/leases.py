@@ -50,7 +50,8 @@ if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumbe
 end
 local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
 if seen[1] and taken >= tonumber(seen[1]) then
-  if now < seen[2] + seen[3] then
+  -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
+  if span == '' or now < seen[2] + seen[3] then
     return {state, 0, 0, redis.call('SCARD', done), 0, false}
   end
   local pause = tonumber(seen[3])
@@ -83,15 +84,22 @@ redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local others = redis.call('ZCARD', origin_leases)
 if others == 0 then return 0 end
 local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
-local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(seen[2] or pause_least)
+-- Not for long, if it was not one too many that was tried: an origin may take a connection that has just ended for one
+-- that stands.
+local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(pause_least)
 if seen[3] == '1' then
   -- Back to what went well: of those, some may have ended since.
-  count, pause = math.max(1, seen[1] - 1), math.min(pause * 2, tonumber(pause_most))
+  count, pause = math.max(1, seen[1] - 1), math.min(seen[2] * 2, tonumber(pause_most))
 end
 redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
 redis.call('EXPIRE', allowed, remembered)
 return 1
 """
+
+
+def as_stop(value: str | None) -> int | None:
+    """Where a span ends, as Redis has it; None for what is no number."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,7 @@ class Leases(Client):
             wait_seconds=milliseconds / 1000,
             is_overdue=bool(overdue),
             chunks_done=done_count,
-            stop=None if stop is None else int(stop),
+            stop=as_stop(stop),
         )
 
     def refused(self, progress: Progress) -> bool:

@@ -34,6 +34,21 @@ def to_record(
     Raises:
         RedisError: what is in Redis makes no record.
     """
+    try:
+        return _to_record(job_id, fields, counts, chunks_done, shares, holders)
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+        kind = f"{error.error_count()} fields" if isinstance(error, ValidationError) else type(error).__name__
+        raise RedisError(f"The record of job {job_id} in Redis is damaged: {kind}.") from None
+
+
+def _to_record(
+    job_id: str,
+    fields: dict[str, str],
+    counts: list[str],
+    chunks_done: int,
+    shares: dict[str, str],
+    holders: list[str],
+) -> JobRecord:
     workers: dict[str, WorkerShare] = {}
     numbers: dict[str, set[str]] = {}
     for span, share in shares.items():
@@ -56,30 +71,25 @@ def to_record(
     elif "finished_at" in fields:
         seconds = max(0.0, float(fields["finished_at"]) - float(fields["created_at"]))
     bytes_done = sum(map(int, counts))
-    if state is JobState.COMPLETE:
-        # A report that was on its way when the last byte came may have told less.
-        bytes_done = int(fields.get("size_bytes", bytes_done))
-    try:
-        return JobRecord.model_validate(
-            {
-                **plain,
-                "job_id": job_id,
-                "sha256": digests.get("sha-256"),
-                "digests": digests,
-                "bytes_done": bytes_done,
-                "chunks_done": chunks_done,
-                "connections_count": len(holders),
-                "workers_count": len({holder.partition("/")[0] for holder in holders}),
-                "workers": workers,
-                "state_times": times,
-                "seconds": seconds,
-                "bytes_per_second": bytes_done / seconds if seconds else None,
-                "error": json.loads(fields["error"])
-                if state is JobState.FAILED and "error" in fields
-                else None,
-            }
-        )
-    except ValidationError as error:
-        raise RedisError(
-            f"The record of job {job_id} in Redis is damaged: {error.error_count()} fields."
-        ) from None
+    if "size_bytes" in fields:
+        # What two workers brought at the same time counts once; and a report that was on its way when the last byte
+        # came may have told less.
+        size_bytes = int(fields["size_bytes"])
+        bytes_done = size_bytes if state is JobState.COMPLETE else min(bytes_done, size_bytes)
+    return JobRecord.model_validate(
+        {
+            **plain,
+            "job_id": job_id,
+            "sha256": digests.get("sha-256"),
+            "digests": digests,
+            "bytes_done": bytes_done,
+            "chunks_done": chunks_done,
+            "connections_count": len(holders),
+            "workers_count": len({holder.partition("/")[0] for holder in holders}),
+            "workers": workers,
+            "state_times": times,
+            "seconds": seconds,
+            "bytes_per_second": bytes_done / seconds if seconds else None,
+            "error": json.loads(fields["error"]) if state is JobState.FAILED and "error" in fields else None,
+        }
+    )

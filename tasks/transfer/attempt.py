@@ -36,7 +36,7 @@ class Attempt:
     """One try at bringing one chunk; the reader counts, the watcher stops."""
 
     def __init__(self, name: str) -> None:
-        self.name = name  #: unique to the attempt, for temporary names and leases
+        self.name = name  #: unique to whoever holds a lease: one after the other may have it
         self.done_bytes = 0  #: bytes of the part that are written, what earlier attempts left included
         self.resumed_bytes = 0  #: of these, what earlier attempts left
         self.has_begun = False  #: whether it is known what earlier attempts left

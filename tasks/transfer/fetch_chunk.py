@@ -61,10 +61,12 @@ def fetch_chunk(
     """
     proven = folder.proven(manifest, chunk)
     if proven.is_whole:
-        attempt.begin_at(proven.length_bytes)  # an earlier attempt left it
+        # Of the span, not of the chunk: each span's bytes are counted once.
+        start = span.start if span else 0
+        attempt.begin_at(sum(each.length_bytes for each in proven.receipts if each.start == start))
         return Brought(proven, {})
     span = span or Span(chunk.number, proven.length_bytes)
-    with folder.open_part(manifest, chunk, attempt.name, span) as part:
+    with folder.open_part(manifest, chunk, span) as part:
         if not manifest.honours_ranges or opened is not None:
             # The stream can only be had from its first byte.
             part.start_over()
@@ -100,7 +102,7 @@ def keep_beginning(
     What has not come within `most_seconds` is left too: all other chunks wait for this.
     """
     ends_seconds = clock() + most_seconds
-    with folder.open_part(manifest, chunk, attempt.name) as part:
+    with folder.open_part(manifest, chunk) as part:
         part.start_over()
         attempt.begin_at(0)
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import CRC32C, combine_crc32c
-from tasks.transfer.errors import DigestMismatch
+from tasks.transfer.errors import DestinationExists, DigestMismatch
 from tasks.transfer.whole_pass import algorithms_to_pass, digests_of_follower, expected_digests, hash_parts
 
 if TYPE_CHECKING:
@@ -91,9 +91,14 @@ def publish_parts(
             folder.sync_file(whole)
         if not may_publish():
             raise AttemptStopped(StopReason.JOB_ENDED)
-        volume.publish(
-            whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
-        )
+        try:
+            volume.publish(
+                whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
+            )
+        except DestinationExists:
+            # By another delivery of the same message, which was quicker.
+            if not folder.holds(path):
+                raise
     return Merged(
         path=path,
         size_bytes=size_bytes,

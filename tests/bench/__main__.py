@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
-from pathlib import Path
+import signal
+import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,26 +21,21 @@ def _forget_settings() -> None:
 # Before anything of the program is imported.
 _forget_settings()
 
-from bench import latency as latency_measure  # noqa: E402
-from bench import memory as memory_measure  # noqa: E402
-from bench import polite as polite_measure  # noqa: E402
-from bench import report, throughput  # noqa: E402
+from bench import commands, throughput  # noqa: E402
+from bench.loop import LoopFailed  # noqa: E402
+from bench.options import json_option, runs_option, site_options, size_option  # noqa: E402
+from bench.own import OWN_PROGRAMS  # noqa: E402
+from bench.peers import PEER_PROGRAMS  # noqa: E402
 from bench.place import NotEnoughSpace  # noqa: E402
-from bench.programs import ALL_PROGRAMS, RunFailed  # noqa: E402
-from orchestrator.cli.options import Size  # noqa: E402
+from bench.programs import RunFailed  # noqa: E402
+from tasks.transfer.manifest import LayoutName  # noqa: E402
 
-folder_option = click.option(
-    "--folder",
-    type=click.Path(exists=True, file_okay=False, writable=True, path_type=Path),
-    help="Where to make the folder for the file and the volume, such as /dev/shm, which has no disk noise "
-    "(default: the machine's folder for temporary files).",
-)
-json_option = click.option(
-    "--json",
-    "json_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write JSON to this file.",
-)
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.place import Site
+
+_ALL_PROGRAMS = OWN_PROGRAMS + PEER_PROGRAMS
 
 
 class _DefaultGroup(click.Group):
@@ -52,9 +48,11 @@ class _DefaultGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         _check_machine()
+        # Else what was started goes on, and what was mounted stays so.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
         try:
             return super().invoke(ctx)
-        except (RunFailed, NotEnoughSpace) as error:
+        except (RunFailed, NotEnoughSpace, LoopFailed) as error:
             raise click.ClickException(str(error)) from error
 
 
@@ -68,14 +66,10 @@ def _check_machine() -> None:
 
 def _names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
     names = [name.strip() for name in value.split(",")]
-    unknown = [name for name in names if name not in ALL_PROGRAMS]
+    unknown = [name for name in names if name not in _ALL_PROGRAMS]
     if unknown:
-        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(ALL_PROGRAMS)}")
+        raise click.BadParameter(f"{unknown[0]!r} is not one of {', '.join(_ALL_PROGRAMS)}")
     return names
-
-
-def _say(line: str) -> None:
-    click.echo(line, err=True)
 
 
 @click.group(cls=_DefaultGroup)
@@ -84,80 +78,53 @@ def main() -> None:
 
 
 @main.command("throughput")
-@click.option("--size", "size_bytes", type=Size(), default="2G", show_default=True, help="Of the file.")
-@click.option(
-    "--runs",
-    "runs_count",
-    type=click.IntRange(1),
-    default=5,
-    show_default=True,
-    help="Counted, of each program.",
-)
+@size_option("2G")
+@runs_option
 @click.option(
     "--programs",
     "names",
     callback=_names,
-    default=",".join(ALL_PROGRAMS),
+    default=",".join(_ALL_PROGRAMS),
     show_default=True,
     help="In this order.",
 )
-@folder_option
+@click.option(
+    "--layout",
+    type=click.Choice([layout.value for layout in LayoutName]),
+    default="auto",
+    show_default=True,
+    help="Of this program's parts.",
+)
+@click.option("--tls", "uses_tls", is_flag=True, help="Over TLS, with an authority made for it.")
+@site_options
 @json_option
 def throughput_(
-    size_bytes: int, runs_count: int, names: list[str], folder: Path | None, json_file: Path | None
+    size_bytes: int,
+    runs_count: int,
+    names: list[str],
+    layout: str,
+    uses_tls: bool,
+    site: Site,
+    json_file: Path | None,
 ) -> None:
     """Download one large file with each program in turn."""
-    results = throughput.measure(folder, size_bytes=size_bytes, runs_count=runs_count, names=names, say=_say)
-    if not results:
-        raise click.ClickException("None of these programs is on this machine.")
-    report.print_throughput(results, size_bytes)
-    if json_file is not None:
-        report.write_json(json_file, "throughput", report.throughput_json(results, size_bytes))
-
-
-@main.command()
-@folder_option
-@json_option
-def latency(folder: Path | None, json_file: Path | None) -> None:
-    """Time small jobs, a cold start and the help page."""
-    timings = latency_measure.measure(folder, say=_say)
-    report.print_latency(timings)
-    if json_file is not None:
-        report.write_json(json_file, "latency", [dataclasses.asdict(timing) for timing in timings])
-
-
-@main.command()
-@click.option("--size", "size_bytes", type=Size(), default="2G", show_default=True, help="Of the file.")
-@click.option("--connections", type=click.IntRange(1, 1024), default=32, show_default=True, help="And slots.")
-@folder_option
-@json_option
-def memory(size_bytes: int, connections: int, folder: Path | None, json_file: Path | None) -> None:
-    """Read how much memory a worker's processes needed for a large job."""
-    marks = memory_measure.measure(folder, size_bytes=size_bytes, connections=connections, say=_say)
-    report.print_memory(marks)
-    if json_file is not None:
-        report.write_json(json_file, "memory", [dataclasses.asdict(mark) for mark in marks])
-
-
-@main.command()
-@click.option("--size", "size_bytes", type=Size(), default="48M", show_default=True, help="Of the file.")
-@click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Worker programs.")
-@click.option(
-    "--runs", "runs_count", type=click.IntRange(1), default=3, show_default=True, help="Of this program."
-)
-@folder_option
-@json_option
-def polite(
-    size_bytes: int, workers: int, runs_count: int, folder: Path | None, json_file: Path | None
-) -> None:
-    """Download from an origin that serves 1 MiB/s a connection, and four of them to a client."""
-    runs = polite_measure.measure(
-        folder, size_bytes=size_bytes, workers=workers, runs_count=runs_count, say=_say
+    series = throughput.measure(
+        site,
+        size_bytes=size_bytes,
+        runs_count=runs_count,
+        names=names,
+        layout=layout,
+        uses_tls=uses_tls,
+        say=commands.say,
     )
-    report.print_polite(runs)
-    if json_file is not None:
-        report.write_json(json_file, "polite", [dataclasses.asdict(run) for run in runs])
+    if not series:
+        raise click.ClickException("None of these programs can be measured here.")
+    figures = throughput.figures(series, size_bytes, layout=layout, site=site, uses_tls=uses_tls)
+    commands.show("throughput", series, size_bytes, figures, json_file)
 
+
+for command in commands.ALL:
+    main.add_command(command)
 
 if __name__ == "__main__":
     main(prog_name="python -m bench")

@@ -6,9 +6,11 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench import programs
-from bench.place import is_same, place, wait_until_tidy, warm_cluster
-from bench.programs import RunFailed
+from bench import own, programs
+from bench.figures import TARGETS, Figure, Target, figure
+from bench.peers import LeftOut, peer
+from bench.place import RESULT, is_same, place, wait_until_tidy, warm_cluster
+from bench.programs import RunFailed, clean
 from support.cluster import COMMAND, clean_environment
 from tasks.jobs import JobState
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from bench.place import Place
+    from bench.place import Place, Site
     from bench.programs import CommandLine
 
 _SIZE_BYTES = 1024 * 1024
@@ -30,19 +32,25 @@ class Timing:
 
     what: str
     seconds: list[float]
+    aim: Target | None = None  #: of the median in milliseconds
+
+    @property
+    def figure(self) -> Figure:
+        """The timing in milliseconds."""
+        return figure(self.what, [seconds * 1000 for seconds in self.seconds], aim=self.aim)
 
 
-def measure(parent: Path | None, *, say: Callable[[str], object]) -> list[Timing]:
+def measure(site: Site, *, say: Callable[[str], object]) -> list[Timing]:
     """Time small jobs.
 
     Args:
-        parent: where the file and the volume are.
+        site: where the file and the volume are.
         say: is told what happens.
 
     Raises:
         RunFailed: a run failed, or what it brought is not what the origin has.
     """
-    with place(parent, _SIZE_BYTES) as where:
+    with place(site, _SIZE_BYTES) as where:
         say("jobs on the warm cluster")
         timings = _warm(where)
         say("cold starts")
@@ -56,9 +64,11 @@ def _warm(where: Place) -> list[Timing]:
     with warm_cluster(where) as cluster, cluster.orchestrator() as orchestrator:
         for number in range(_WARM_RUNS + 1):
             began_seconds = time.perf_counter()
-            record = orchestrator.submit(where.url, "result.bin").wait(programs.LONGEST_RUN_SECONDS)
+            record = orchestrator.submit(where.origin.url_of(RESULT), RESULT).wait(
+                programs.LONGEST_RUN_SECONDS
+            )
             wall_seconds = time.perf_counter() - began_seconds
-            result = cluster.volume / "result.bin"
+            result = cluster.volume / RESULT
             _check(result, where, "The warm cluster")
             wait_until_tidy(cluster.volume)
             result.unlink()
@@ -67,14 +77,18 @@ def _warm(where: Place) -> list[Timing]:
                 inside.append(times[JobState.COMPLETE] - times[JobState.QUEUED])
                 outside.append(wall_seconds)
     return [
-        Timing("1 MiB on the warm cluster: queued to complete", inside),
-        Timing("1 MiB on the warm cluster: submit and wait, Python API", outside),
+        Timing("1 MiB on the warm cluster: queued to complete", inside, TARGETS["latency"]),
+        Timing("1 MiB on the warm cluster: submit and wait, Python API", outside, TARGETS["latency"]),
     ]
 
 
 def _cold(where: Place, say: Callable[[str], object]) -> list[Timing]:
-    embedded = programs.embedded(where, sync=True)
-    curl = programs.peer("curl", where)
+    embedded = own.embedded(where, sync=True)
+    curl = None
+    try:
+        curl = peer("curl", where)
+    except LeftOut as why:
+        say(f"left out: {why}")
     cold, peers = [], []
     for number in range(_COLD_RUNS + 1):
         cold_seconds = _one(embedded, where)
@@ -85,7 +99,6 @@ def _cold(where: Place, say: Callable[[str], object]) -> list[Timing]:
                 peers.append(curl_seconds)
     timings = [Timing("1 MiB, embedded `orchestrator submit` from cold", cold)]
     if curl is None:
-        say("curl is not on this machine: left out")
         return timings
     return [
         *timings,
@@ -98,8 +111,8 @@ def _cold(where: Place, say: Callable[[str], object]) -> list[Timing]:
 
 def _one(program: CommandLine, where: Place) -> float:
     usage = program.run()
-    _check(program.result, where, program.shown_as)
-    program.clean()
+    _check(program.folder / RESULT, where, program.shown_as)
+    clean(program)
     return usage.wall_seconds
 
 
@@ -113,5 +126,5 @@ def _help(where: Place) -> Timing:
 
 
 def _check(result: Path, where: Place, who: str) -> None:
-    if not result.is_file() or not is_same(result, where.origin_file):
+    if not result.is_file() or not is_same(result, where.origin_file()):
         raise RunFailed(f"{who} brought something else than the origin has.")

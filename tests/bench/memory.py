@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.place import is_same, place, warm_cluster
+from bench.place import RESULT, is_same, place, warm_cluster
 from bench.programs import LONGEST_RUN_SECONDS, RunFailed
 from bench.usage import tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bench.place import Site
     from support.cluster import Cluster
 
 _READY = re.compile(r"(\w+)-(\d+)@\S+ ready\.")
@@ -30,12 +31,12 @@ class HighWater:
 
 
 def measure(
-    parent: Path | None, *, size_bytes: int, connections: int, say: Callable[[str], object]
+    site: Site, *, size_bytes: int, connections: int, say: Callable[[str], object]
 ) -> list[HighWater]:
     """Run one job on a new worker, and read what its processes needed.
 
     Args:
-        parent: where the file and the volume are.
+        site: where the file and the volume are.
         size_bytes: of the file.
         connections: of the job; the worker gets as many slots.
         say: is told what happens.
@@ -45,17 +46,19 @@ def measure(
     """
     say("making the file")
     with (
-        place(parent, size_bytes) as where,
+        place(site, size_bytes) as where,
         warm_cluster(where, "--concurrency", str(connections)) as cluster,
     ):
         names = _names(cluster)
         ready = {pid: _high_water_bytes(pid) for pid in names}
         say("one job")
         with cluster.orchestrator() as orchestrator:
-            job = orchestrator.submit(where.url, "result.bin", connections=connections, sync=False)
+            job = orchestrator.submit(
+                where.origin.url_of(RESULT), RESULT, connections=connections, sync=False
+            )
             job.wait(LONGEST_RUN_SECONDS)
         peaks = {pid: _high_water_bytes(pid) for pid in names}
-        if not is_same(cluster.volume / "result.bin", where.origin_file):
+        if not is_same(cluster.volume / RESULT, where.origin_file()):
             raise RunFailed("The job brought something else than the origin has.")
     return [HighWater(names[pid], ready[pid], peaks[pid]) for pid in names]
 

@@ -1,4 +1,4 @@
-"""Where the benchmark happens: one folder, one origin file, one nginx, one warm cluster.
+"""Where the benchmark happens: one folder, the origin's files, one origin, one warm cluster.
 
 Everything lies in a new folder inside the one the user names, and goes with it.
 """
@@ -13,21 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.usage import trees
+from bench import origins
+from bench.loop import loop_filesystem
 from support.cluster import Cluster, cluster
 from support.files import leftovers, make_file
 from support.redis_server import redis_server
 from support.tools import wait_until
-from support.web_servers import nginx
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-    import psutil
+    from bench.origins import OpenOrigin, Origin
 
+#: What a program calls the file it downloads, where there is only one.
+RESULT = "result.bin"
 _READ_BYTES = 1024 * 1024
 #: The origin, one result and, in the parts layout without cloning, the parts.
 _COPIES = 3
+#: A file takes whole blocks.
+_BLOCK_BYTES = 4096
+#: For a thousand jobs: each is cleaned up by a task of its own.
+_TIDY_SECONDS = 120.0
 
 
 class NotEnoughSpace(Exception):
@@ -35,19 +41,37 @@ class NotEnoughSpace(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
-    """A folder with an origin that serves one file."""
+class Site:
+    """Where the user wants it to happen."""
 
-    folder: Path
-    origin_file: Path
-    sha256: str  #: of the origin's file
-    url: str
-    nginx_pid: int
+    parent: Path | None = None  #: None: the machine's folder for temporary files
+    loop: str | None = None  #: the kind of a filesystem to make and mount there; None: as the folder is
 
     @property
-    def size_bytes(self) -> int:
-        """How large the file is."""
-        return self.origin_file.stat().st_size
+    def shown_as(self) -> str:
+        """What is measured on: ``loop ext4``, or the filesystem of the folder, such as ``tmpfs``."""
+        if self.loop is not None:
+            return f"loop {self.loop}"
+        return _filesystem(self.parent or Path(tempfile.gettempdir()))
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with an origin that serves files."""
+
+    folder: Path
+    documents: Path
+    files: Mapping[str, str]  #: the SHA-256 of each, by the name that a result has
+    origin: Origin
+
+    @property
+    def sha256(self) -> str:
+        """Of the one file."""
+        return self.files[RESULT]
+
+    def origin_file(self, name: str = RESULT) -> Path:
+        """What a result has to be the same as."""
+        return self.documents / name
 
     def new_folder(self, name: str) -> Path:
         """An empty folder for one program."""
@@ -55,39 +79,43 @@ class Place:
         path.mkdir()
         return path
 
-    def origin_processes(self) -> list[psutil.Process]:
-        """The processes of nginx."""
-        return trees([self.nginx_pid])
-
 
 @contextmanager
-def place(parent: Path | None, size_bytes: int, *, extra: str = "", http_extra: str = "") -> Iterator[Place]:
-    """An origin with a file of this size, in a new folder that is removed at the end.
+def place(
+    site: Site, size_bytes: int, *, files_count: int = 1, open_origin: OpenOrigin = origins.plain
+) -> Iterator[Place]:
+    """An origin with files of this size, in a new folder that is removed at the end.
 
     Args:
-        parent: where to make the folder; None: the machine's folder for temporary files.
-        size_bytes: how large the file is to be.
-        extra: directives of nginx's server.
-        http_extra: directives of nginx itself.
+        site: where to make the folder.
+        size_bytes: how large each file is to be.
+        files_count: how many of them.
+        open_origin: which server.
 
     Raises:
-        NotEnoughSpace: `parent` has no room.
+        NotEnoughSpace: there is no room.
+        LoopFailed: the filesystem that the user wants cannot be made.
     """
-    folder = Path(tempfile.mkdtemp(prefix="manyhands-bench-", dir=parent))
-    try:
-        _check_space(folder, size_bytes)
+    names = [RESULT] if files_count == 1 else [f"{number:04}.bin" for number in range(files_count)]
+    room_bytes = _COPIES * files_count * -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES
+    with ExitStack() as stack:
+        outer = Path(tempfile.mkdtemp(prefix="manyhands-bench-", dir=site.parent))
+        stack.callback(shutil.rmtree, outer, ignore_errors=True)
+        _check_space(outer, room_bytes)
+        folder = outer
+        if site.loop is not None:
+            folder = stack.enter_context(loop_filesystem(outer, site.loop, room_bytes))
         # Started by root, nginx reads as a user who may not enter a folder of mode 0700.
-        folder.chmod(0o755)
-        documents, state = folder / "documents", folder / "nginx"
+        outer.chmod(0o755)
+        documents, state = folder / "documents", folder / "origin"
         documents.mkdir()
         state.mkdir()
-        origin_file = documents / "file.bin"
-        sha256 = make_file(origin_file, size_bytes)
-        with nginx(state, documents, extra=extra, http_extra=http_extra) as base_url:
-            pid = int((state / "nginx.pid").read_text())
-            yield Place(folder, origin_file, sha256, f"{base_url}/{origin_file.name}", pid)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        files = {
+            name: make_file(documents / name, size_bytes, seed=seed)
+            for seed, name in enumerate(names, start=1)
+        }
+        origin = stack.enter_context(open_origin(state, documents))
+        yield Place(folder, documents, files, origin)
 
 
 @contextmanager
@@ -103,7 +131,7 @@ def warm_cluster(where: Place, *worker_args: str) -> Iterator[Cluster]:
 
 def wait_until_tidy(volume: Path) -> None:
     """Wait until the worker has removed what its last job left: that is not the next run's work."""
-    wait_until(lambda: not leftovers(volume), what="the end of a job's cleaning up")
+    wait_until(lambda: not leftovers(volume), seconds=_TIDY_SECONDS, what="the end of a job's cleaning up")
 
 
 def settle(folder: Path) -> None:
@@ -134,10 +162,21 @@ def is_same(one: Path, other: Path) -> bool:
     return True
 
 
-def _check_space(folder: Path, size_bytes: int) -> None:
+def _filesystem(folder: Path) -> str:
+    """The kind of filesystem that a folder is on, by its device in the kernel's list of mounts."""
+    device = folder.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        mount, _, kind = line.partition(" - ")
+        if mount.split()[2] == number:
+            return kind.split()[0]
+    return "the folder"  # btrfs numbers its subvolumes otherwise
+
+
+def _check_space(folder: Path, room_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < _COPIES * size_bytes:
+    if free_bytes < room_bytes:
         raise NotEnoughSpace(
-            f"{folder.parent} has {free_bytes:,} bytes free and {_COPIES * size_bytes:,} are needed; "
+            f"{folder.parent} has {free_bytes:,} bytes free and {room_bytes:,} are needed; "
             f"give another --folder or a smaller --size."
         )

@@ -1,58 +1,44 @@
-"""The main measure: one large file, several programs, round after round."""
+"""The main measure: one large file, several programs."""
 
 from __future__ import annotations
 
-import dataclasses
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench import programs
-from bench.order import balanced
-from bench.place import is_same, place, warm_cluster
-from bench.programs import OWN_PROGRAMS, RunFailed
-from bench.usage import cpu_seconds
-from support.files import sha256_of
+from bench import origins, own
+from bench.figures import TARGETS, Figure, figure, of_peers_time, ratio, ratios_to_peers
+from bench.loop import CLONING_KINDS
+from bench.peers import LeftOut, peer
+from bench.place import place, warm_cluster
+from bench.rounds import run_rounds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
-    from bench.place import Place
+    from bench.place import Place, Site
     from bench.programs import Program
-    from bench.usage import Usage
-
-
-@dataclass(frozen=True)
-class Series:
-    """All counted runs of one program."""
-
-    name: str
-    shown_as: str
-    runs: list[Usage] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)  #: for each run, the program that ran before it
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is this program, not a peer."""
-        return self.name in OWN_PROGRAMS
+    from bench.rounds import Series
 
 
 def measure(
-    parent: Path | None,
+    site: Site,
     *,
     size_bytes: int,
     runs_count: int,
     names: Sequence[str],
+    layout: str,
+    uses_tls: bool,
     say: Callable[[str], object],
 ) -> list[Series]:
-    """Measure programs in turn, round after round, so that what drifts hits all alike.
+    """Measure programs in turn.
 
     Args:
-        parent: where the file and the volume are.
+        site: where the file and the volume are.
         size_bytes: of the file.
         runs_count: how many runs are counted; one more of each, the first, is not.
-        names: which programs; one that is not on the machine is left out.
+        names: which programs; one that cannot be measured is left out.
+        layout: of this program's parts.
+        uses_tls: the origin has a certificate, whose authority every program trusts.
         say: is told what happens.
 
     Raises:
@@ -60,63 +46,51 @@ def measure(
     """
     with ExitStack() as stack:
         say("making the file")
-        where = stack.enter_context(place(parent, size_bytes))
-        chosen = _prepare(stack, where, names, say)
-        series = {each.name: Series(each.name, each.shown_as) for each in chosen}
-        before = ""
-        for number in range(runs_count + 1):
-            for each in balanced(chosen, number):
-                usage = _run_and_check(each, where)
-                kind = f"run {number} of {runs_count}" if number else "warm-up"
-                say(f"{kind}: {each.shown_as}: {usage.wall_seconds:.2f} s, CPU {usage.cpu_seconds:.2f} s")
-                if number:
-                    series[each.name].runs.append(usage)
-                    series[each.name].after.append(before)
-                before = each.name
-        return list(series.values())
+        open_origin = origins.tls if uses_tls else origins.plain
+        where = stack.enter_context(place(site, size_bytes, open_origin=open_origin))
+        chosen = _prepare(stack, where, names, layout, say)
+        return run_rounds(chosen, where, runs_count, say)
 
 
 def _prepare(
-    stack: ExitStack, where: Place, names: Sequence[str], say: Callable[[str], object]
+    stack: ExitStack, where: Place, names: Sequence[str], layout: str, say: Callable[[str], object]
 ) -> list[Program]:
     chosen: list[Program] = []
-    warm_names = {"warm", "warm-sync"} & set(names)
-    if warm_names:
+    warm_programs = {"warm": own.warm, "warm-sync": own.warm_sync}
+    if warm_programs.keys() & set(names):
         cluster = stack.enter_context(warm_cluster(where))
         orchestrator = stack.enter_context(cluster.orchestrator())
     for name in dict.fromkeys(names):
-        if name in warm_names:
-            chosen.append(programs.warm(cluster, orchestrator, where.url, sync=name == "warm-sync"))
+        if name in warm_programs:
+            chosen.append(warm_programs[name](cluster, orchestrator, where.origin, layout=layout))
         elif name == "embedded":
-            chosen.append(programs.embedded(where))
+            chosen.append(own.embedded(where, layout=layout))
         else:
-            found = programs.peer(name, where)
-            if found is None:
-                say(f"{name} is not on this machine: left out")
-            else:
-                chosen.append(found)
+            try:
+                chosen.append(peer(name, where))
+            except LeftOut as why:
+                say(f"left out: {why}")
     return chosen
 
 
-def _run_and_check(program: Program, where: Place) -> Usage:
-    program.clean()
-    before_seconds = cpu_seconds(where.origin_processes())
-    usage = program.run()
-    origin_seconds = cpu_seconds(where.origin_processes()) - before_seconds
-    try:
-        _check(program, where)
-    finally:
-        program.clean()
-    return dataclasses.replace(usage, origin_cpu_seconds=origin_seconds)
+def figures(
+    all_series: Sequence[Series], size_bytes: int, *, layout: str, site: Site, uses_tls: bool
+) -> list[Figure]:
+    """What a run is about: ratios of time and CPU, and bytes written for each byte of the file.
 
-
-def _check(program: Program, where: Place) -> None:
-    if not program.result.is_file():
-        raise RunFailed(f"{program.shown_as} left no file.")
-    if is_same(program.result, where.origin_file):
-        return
-    size_bytes, digest = program.result.stat().st_size, sha256_of(program.result)
-    raise RunFailed(
-        f"{program.shown_as} brought {size_bytes} bytes with SHA-256 {digest}; "
-        f"the origin has {where.size_bytes} bytes with {where.sha256}."
-    )
+    The targets of time are those of TLS, or else of the filesystem.
+    """
+    by_name = {series.name: series for series in all_series}
+    found: list[Figure] = []
+    if "warm" in by_name:
+        warm = by_name["warm"]
+        found += ratios_to_peers(warm, all_series, of_peers_time("TLS" if uses_tls else site.shown_as))
+        if "aria2c" in by_name:
+            what = f"CPU: {warm.shown_as} / {by_name['aria2c'].shown_as}"
+            found.append(ratio(what, warm, by_name["aria2c"], "cpu_seconds", aim=TARGETS["CPU"]))
+        # Parts on a filesystem that does not clone are copied, and nobody promised otherwise.
+        aim = None if layout == "parts" and site.loop not in CLONING_KINDS else TARGETS["written"]
+        written = [count / size_bytes for count in warm.values("written_bytes")]
+        what = f"bytes written per byte of the file, layout {layout} on {site.shown_as}"
+        found.append(figure(what, written, aim=aim))
+    return found

@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -27,6 +28,7 @@ class Usage:
     cpu_seconds: float  #: user and system, of all the program's processes
     largest_rss_bytes: int  #: the peak of the largest process
     sum_rss_bytes: int  #: the peak of the sum over processes; pages they share count more than once
+    written_bytes: int | None = None  #: by the workers, to whatever file; None: not known of this program
     origin_cpu_seconds: float = 0.0  #: what nginx took meanwhile
 
 
@@ -64,6 +66,20 @@ def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
             times = process.cpu_times()
             total_seconds += times.user + times.system + times.children_user + times.children_system
     return total_seconds
+
+
+def written_bytes(processes: Iterable[psutil.Process]) -> int:
+    """What processes have given to the kernel to write so far: ``wchar`` of ``/proc/PID/io``.
+
+    What is sent over sockets is not in it, nor what is cloned.
+    """
+    # Not psutil: its write_bytes are those that reached a disk.
+    return sum(
+        int(line.partition(b":")[2])
+        for process in processes
+        for line in Path(f"/proc/{process.pid}/io").read_bytes().splitlines()
+        if line.startswith(b"wchar:")
+    )
 
 
 @contextmanager

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import random
+import re
 
 import psutil
 import pytest
 
 from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
+from support.moving_origin import answer, moving_origin, version
 from support.origin import origin
 from support.tools import wait_until
+from tasks.jobs import JobState
 from tasks.transfer.manifest import LayoutName
 
 CONTENT = random.Random(9).randbytes(24 * MIB + 5)
@@ -54,3 +57,58 @@ def test_a_chunk_whose_worker_died_is_taken_over_and_not_waited_for(empty_cluste
         record = job.wait(100)
     assert (empty_cluster.volume / "big.bin").read_bytes() == CONTENT
     assert record.chunks_done == 3
+
+
+def test_a_part_that_the_origin_is_too_busy_for_is_tried_by_its_own_message_only(empty_cluster: Cluster):
+    """Those that are done would each try it at once, and come back with a failure that is not theirs."""
+    empty_cluster.start_worker("--concurrency", "4")
+    with moving_origin(version(6 * MIB, 2, etag='"v1"')) as one:
+        refused = []
+
+        def refuses_the_last_part(seen):
+            if seen.first < 4 * MIB or len(refused) == 4:
+                return None
+            refused.append(seen)
+            return lambda handler: answer(handler, 500)
+
+        one.on_request = refuses_the_last_part
+        with empty_cluster.orchestrator() as orchestrator:
+            record = orchestrator.submit(one.url, chunk_size_bytes=2 * MIB).wait(50)
+        assert (empty_cluster.volume / "file").read_bytes() == one.version.content
+    assert record.retries_count <= len(refused) == 4  # one that was refused among others is not a failure
+    assert set(re.findall(r"chunk to be retried .* number=(\d+)", empty_cluster.log())) == {"2"}
+
+
+@pytest.mark.parametrize("stop", ["0", "1", str(2**60), "-3", "nonsense"])
+def test_where_redis_says_that_a_span_ends_is_not_believed_blindly(empty_cluster: Cluster, served, stop):
+    empty_cluster.start_worker("--concurrency", "1", "--queues", "control,merge")
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=8 * MIB)
+        wait_until(lambda: job.status().state is JobState.FETCHING)
+        stops = {str(number): stop for number in range(4)}
+        empty_cluster.redis.client().hset(f"manyhands:job:{job.job_id}:stops", mapping=stops)
+        empty_cluster.start_worker("--concurrency", "2", "--queues", "chunks")
+        record = job.wait(50)
+    assert (empty_cluster.volume / "big.bin").read_bytes() == CONTENT
+    assert record.chunks_done == 4
+    wait_until_clean(empty_cluster.volume)
+
+
+def test_who_helps_ends_a_job_whose_time_is_over(empty_cluster: Cluster, served):
+    """The message of the part that is missing is with a worker that died, and nobody waits for the job."""
+    empty_cluster.start_worker("--concurrency", "1", "--queues", "control,merge")
+    first = empty_cluster.start_worker("--concurrency", "1", "--queues", "chunks")
+    served.bytes_per_second = 3 * MIB
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=12 * MIB, timeout_seconds=9)
+        wait_until(lambda: job.status().connections_count == 1 and job.status().bytes_done > 2 * MIB)
+        for child in psutil.Process(first.pid).children(recursive=True):
+            child.kill()
+        first.kill()
+        first.wait()
+        served.bytes_per_second = None
+        empty_cluster.start_worker("--concurrency", "1", "--queues", "chunks")
+        wait_until(lambda: job.status().state is JobState.FAILED, what="the end of the job")
+        assert job.status().error.code == "JobTimedOut"
+        assert job.status().chunks_done == 2
+    assert not (empty_cluster.volume / "big.bin").exists()

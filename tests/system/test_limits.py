@@ -92,14 +92,17 @@ def nginx_url(tmp_path: Path, site_files: SiteFiles) -> Iterator[str]:
         yield url
 
 
+def assert_learned(statuses: list[int], refusal: int) -> None:
+    """Sixteen begin at once. When some were refused, the others know; then one more is tried, less and less often."""
+    assert set(statuses) == {206, refusal}
+    assert statuses[len(statuses) // 2 :].count(refusal) <= CHUNKS // 3, statuses
+
+
 @pytest.mark.parametrize("status", [503, 429])
 def test_a_job_gets_by_with_the_four_connections_that_nginx_allows(status, nginx_url, get, tmp_path):
     get(f"{nginx_url}/{status}")
     statuses = [request.status for request in wait_until_logged(tmp_path, CHUNKS)]
-    assert set(statuses) == {206, status}
-    # Sixteen begin at once. When some were refused, the others know.
-    assert statuses.count(status) < CHUNKS
-    assert set(statuses[-CHUNKS // 2 :]) == {206}, statuses
+    assert_learned(statuses, status)
 
 
 def test_a_job_gets_by_with_the_requests_a_second_that_nginx_allows(nginx_url, get, tmp_path):
@@ -131,5 +134,4 @@ def test_a_job_gets_by_with_the_four_requests_that_caddy_lets_through(
     with caddy(folder, site_files.folder, extra=extra) as url:
         get(f"{url}/slow")
         statuses = [request.status for request in wait_until_logged(folder, CHUNKS)]
-    assert set(statuses) == {206, 503}
-    assert set(statuses[-CHUNKS // 2 :]) == {206}, statuses
+    assert_learned(statuses, 503)

@@ -17,6 +17,9 @@ WEAK = Validator(last_modified="Thu, 01 Jan 2026 00:00:00 GMT")
         (None, MIB),  # unknown: there is one chunk whatever its size
         (0, 8 * MIB),
         (8 * MIB, 8 * MIB),  # one chunk
+        (8 * MIB + 1, 4 * MIB),  # work for more connections
+        (64 * MIB, 4 * MIB),
+        (100 * MIB, 7 * MIB),
         (300 * MIB, 8 * MIB),
         (2048 * MIB, 32 * MIB),  # 64 chunks
         (10_000 * MIB, 64 * MIB),  # the largest, as long as there are few enough
@@ -25,20 +28,24 @@ WEAK = Validator(last_modified="Thu, 01 Jan 2026 00:00:00 GMT")
 )
 def test_the_chunk_size_grows_with_the_file(size, chunk):
     if size is not None:
-        assert planner.choose_chunk_size_bytes(size, None) == chunk
+        assert planner.choose_chunk_size_bytes(size, None, connections=16) == chunk
+
+
+def test_many_connections_have_a_chunk_each():
+    assert planner.choose_chunk_size_bytes(256 * MIB, None, connections=64) == 4 * MIB
 
 
 @given(st.integers(1, 10**16))
 def test_no_file_makes_more_chunks_than_redis_should_hold(size):
-    chunk = planner.choose_chunk_size_bytes(size, None)
+    chunk = planner.choose_chunk_size_bytes(size, None, connections=16)
     assert -(-size // chunk) <= planner.MOST_CHUNKS
     assert chunk % MIB == 0  # filesystems clone whole blocks only
 
 
 def test_a_chunk_size_that_makes_too_many_chunks_is_refused_with_the_least_that_would_do():
     with pytest.raises(BadOption, match="--chunk-size 3M"):
-        planner.choose_chunk_size_bytes(2048 * MIB, MIB)
-    assert planner.choose_chunk_size_bytes(2048 * MIB, 3 * MIB) == 3 * MIB
+        planner.choose_chunk_size_bytes(2048 * MIB, MIB, connections=16)
+    assert planner.choose_chunk_size_bytes(2048 * MIB, 3 * MIB, connections=16) == 3 * MIB
 
 
 @pytest.mark.parametrize(

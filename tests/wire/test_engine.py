@@ -453,7 +453,7 @@ def test_an_attempt_that_is_killed_does_not_lose_what_earlier_ones_had(tmp_path)
         with pytest.raises((ResponseTruncated, OriginUnreachable)):
             bench.fetch(0)
         # Killed: it took over and never came to save anything.
-        bench.folder.open_part(bench.manifest, bench.manifest.chunk(0), "killed")
+        bench.folder.open_part(bench.manifest, bench.manifest.chunk(0))
         bench.fetch(0)
         assert server.requests[1].range == (9_000, 39_999)
 

@@ -10,6 +10,7 @@ import pytest
 from support.origin import Origin, origin
 from tasks.transfer.attempt import Attempt
 from tasks.transfer.digests import crc32c
+from tasks.transfer.errors import DestinationExists, OriginBusy
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, SourceRequest, Span, Validator
@@ -136,3 +137,53 @@ def test_whatever_is_cut_and_taken_over_in_whatever_order_is_the_file(job, seed)
         for chunk in result.chunks:
             job.fetch(chunk.number)
     assert job.merged() == CONTENT
+
+
+def test_an_attempt_that_comes_back_to_a_span_and_fails_does_not_take_its_bytes_away(job):
+    attempt, chunk = Attempt("a"), job.manifest.chunk(0)
+    fetch_chunk(job.source, job.folder, job.manifest, chunk, attempt, "h", span=Span(0, 0, 128 * KIB))
+    job.served.statuses = [503]
+    with pytest.raises(OriginBusy):
+        fetch_chunk(job.source, job.folder, job.manifest, chunk, attempt, "h", span=Span(0, 0, 192 * KIB))
+    job.fetch(0, Span(0, 128 * KIB))
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+def test_an_attempt_at_a_whole_chunk_counts_its_own_span_only(job):
+    job.fetch(0, cut_bytes=128 * KIB)
+    job.fetch(0, Span(0, 128 * KIB))
+    for span, count_bytes in ((None, 128 * KIB), (Span(0, 128 * KIB), CHUNK_BYTES - 128 * KIB)):
+        attempt = Attempt("late")
+        brought = fetch_chunk(
+            job.source, job.folder, job.manifest, job.manifest.chunk(0), attempt, "h", span=span
+        )
+        assert brought.proven.is_whole
+        assert attempt.done_bytes == count_bytes
+        assert attempt.brought_bytes == 0
+
+
+def test_a_merge_that_another_one_overtook_is_content_with_its_file(job):
+    for number in range(3):
+        job.fetch(number)
+
+    def another_is_quicker():
+        assert isinstance(merge_parts(job.volume, job.manifest), Merged)
+        return True
+
+    merged = merge_parts(job.volume, job.manifest, may_publish=another_is_quicker)
+    assert isinstance(merged, Merged)
+    assert merged.path.read_bytes() == CONTENT
+
+
+def test_a_merge_does_not_take_a_file_of_somebody_elses_for_its_own(job):
+    for number in range(3):
+        job.fetch(number)
+
+    def somebody_is_quicker():
+        (job.volume.root / "file.bin").write_bytes(b"mine")
+        return True
+
+    with pytest.raises(DestinationExists):
+        merge_parts(job.volume, job.manifest, may_publish=somebody_is_quicker)
+    assert (job.volume.root / "file.bin").read_bytes() == b"mine"

@@ -47,13 +47,11 @@ class _Job:
         self.folder = self.volume.job("0123456789ab")
         self.folder.create()
         assert self.folder.write_first_manifest(self.manifest)
-        self.count = 0
 
     def bring(self, number, start=0, stop=None):
-        self.count += 1
         chunk = self.manifest.chunk(number)
         stop = chunk.length_bytes if stop is None else stop
-        with self.folder.open_part(self.manifest, chunk, f"a{self.count}", Span(number, start, stop)) as part:
+        with self.folder.open_part(self.manifest, chunk, Span(number, start, stop)) as part:
             part.start_over()
             part.write(CONTENT[chunk.start + start : chunk.start + stop])
             part.complete("h")

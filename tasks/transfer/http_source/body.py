@@ -88,7 +88,7 @@ class Body:
     def blocks(self, *, clock: Callable[[], float] = time.monotonic) -> Iterator[bytes | memoryview]:
         """The body in order, in blocks of the read size.
 
-        Each block is good until the next is asked for: then its memory is written anew.
+        Each block is good until this thread reads another, of this body or of any: then its memory is written anew.
 
         Raises:
             ResponseTruncated: it ended before the promised length.

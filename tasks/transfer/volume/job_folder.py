@@ -81,11 +81,9 @@ class JobFolder:
                         stale.unlink()
                 self._make_shared_file(shared, manifest.size_bytes or 0)
 
-    def open_part(
-        self, manifest: Manifest, chunk: Chunk, attempt_name: str, span: Span | None = None
-    ) -> PartWriter:
+    def open_part(self, manifest: Manifest, chunk: Chunk, span: Span | None = None) -> PartWriter:
         """Open a part, or a span of it, for writing where its last checkpoint ends."""
-        return PartWriter(self._plan_folder(manifest), manifest, chunk, attempt_name, span)
+        return PartWriter(self._plan_folder(manifest), manifest, chunk, span)
 
     def proven(self, manifest: Manifest, chunk: Chunk) -> Proven:
         """What is there of a chunk for certain."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from tasks.transfer.digests import crc32c
@@ -24,13 +25,11 @@ class PartWriter:
     """Writes a span of a part from where an earlier attempt's checkpoint ends; a context manager.
 
     Two attempts at one chunk never harm each other: in the shared file both write the same bytes at the
-    same offsets (a strong validator says so), and a part's own file is named after its attempt. Each
+    same offsets (a strong validator says so), and a part's own file is nobody else's. Each
     receipt names its file, so whichever receipt is written last is true.
     """
 
-    def __init__(
-        self, folder: Path, manifest: Manifest, chunk: Chunk, attempt_name: str, span: Span | None = None
-    ) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, chunk: Chunk, span: Span | None = None) -> None:
         """Open the span, all of the chunk if none is given, and take over what its last checkpoint vouches for."""
         self._folder = folder
         self._span = span or Span(chunk.number)
@@ -39,7 +38,8 @@ class PartWriter:
         self.length_bytes = None if stop is None else stop - self._span.start
         self._sync = manifest.spec.sync
         self._is_shared = manifest.layout is LayoutName.SHARED
-        self._own_name = f"{self._stem}.{attempt_name}"
+        # Of chance: an attempt may come back to a span that it left, and a receipt may vouch for what it wrote then.
+        self._own_name = f"{self._stem}.{secrets.token_hex(6)}"
         self._file_name = SHARED_FILE_NAME if self._is_shared else self._own_name
         self._is_vouched_for = False  # whether a checkpoint or a receipt names the part's own file
         with volume_errors(folder, needed_bytes=chunk.length_bytes or 0):

@@ -1,0 +1,168 @@
+"""What the records decide in Redis: who takes over from whom, and whose reports still count."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import SecretStr
+
+from tasks.jobs import JobState
+from tasks.records import Progress, Records, RedisError, Search
+from tasks.transfer.manifest import JobSpec, Span
+
+JOB = "0123456789ab"
+ORIGIN = "http://h:80"
+CHUNK_BYTES = 8 * 1024 * 1024
+
+
+@pytest.fixture
+def records(redis):
+    redis.client().flushall()
+    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one.create(JOB, url="http://h/f", spec=JobSpec(), sealed_request="plain:{}", now=1.0)
+    one.transition(JOB, JobState.PLANNING)
+    fields = {"generation": 1, "size_bytes": 3 * CHUNK_BYTES, "chunks_count": 3}
+    one.transition(JOB, JobState.FETCHING, fields=fields)
+    yield one
+    one.close()
+
+
+def progress(holder, span, done_bytes=None, *, generation=1, bytes_per_second=None):
+    return Progress(JOB, span, generation, done_bytes, bytes_per_second, holder, ORIGIN)
+
+
+def begin(records, *numbers):
+    for number in numbers:
+        asked = progress(f"h/{number}", Span(number))
+        assert records.acquire(asked, origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES).is_given
+
+
+def end(records, number, **values):
+    search = Search(
+        chunks_count=3, chunk_size_bytes=CHUNK_BYTES, size_bytes=3 * CHUNK_BYTES, bytes_per_second=1e6
+    )
+    done = progress(f"h/{number}", Span(number), CHUNK_BYTES, **values)
+    return records.span_done(done, {"h": CHUNK_BYTES}, is_whole=True, search=search)
+
+
+def test_what_a_worker_gave_back_is_taken_over_at_once(records):
+    begin(records, 0, 1, 2)
+    records.attempt_ended(progress("h/1", Span(1), 5))
+    assert end(records, 0).span == Span(1, 0, CHUNK_BYTES)
+
+
+def test_a_span_that_somebody_failed_with_is_left_to_its_message_for_a_while(records, redis):
+    begin(records, 0, 1, 2)
+    records.attempt_ended(progress("h/1", Span(1), 5), has_failed=True)
+    following = end(records, 0)
+    assert following.span is None
+    assert following.is_to_help
+    again = records.acquire(progress("h/3", Span(1)), origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES)
+    assert again.is_given
+    records.attempt_ended(progress("h/3", Span(1), 5), has_failed=True)
+    _, _, until = redis.client().hget(f"t:job:{JOB}:speeds", "1").partition("@")
+    redis.client().hset(f"t:job:{JOB}:speeds", "1", f"-1 @{int(until) - 10}")
+    assert end(records, 2).span == Span(1, 0, CHUNK_BYTES)
+
+
+def test_nothing_is_taken_over_while_the_origin_has_asked_to_wait(records, redis):
+    begin(records, 0, 1, 2)
+    records.attempt_ended(progress("h/1", Span(1), 5))
+    records.cool_down(ORIGIN, 50)
+    following = end(records, 0)
+    assert following.span is None
+    assert following.is_to_help
+    redis.client().delete(f"t:origin:{ORIGIN}:wait")
+    assert end(records, 2).span == Span(1, 0, CHUNK_BYTES)
+
+
+@pytest.mark.parametrize("state", [JobState.PAUSED, JobState.CANCELLED, JobState.PLANNING])
+def test_nothing_is_taken_over_of_a_job_that_is_not_being_fetched(records, state):
+    begin(records, 0, 1, 2)
+    records.attempt_ended(progress("h/1", Span(1), 5))
+    assert records.transition(JOB, state)
+    assert end(records, 0).span is None
+
+
+def test_what_an_older_sending_brought_does_not_count_for_a_newer_plan(records):
+    begin(records, 0, 1, 2)
+    records.transition(JOB, JobState.FETCHING, fields={"generation": 2})
+    records.start_over(JOB)
+    following = end(records, 0, generation=1)
+    assert following.span is None
+    assert following.chunks_done == 0
+    assert records.read(JOB).bytes_done == 0
+    assert records.read(JOB).connections_count == 2
+    assert end(records, 1, generation=2).chunks_done == 1
+
+
+def test_chunks_that_several_brought_keep_their_shares_when_others_are_sent_again(records):
+    begin(records, 0, 1, 2)
+    for span, count_bytes in ((Span(0), 3), (Span(0, 3), CHUNK_BYTES - 3), (Span(1, 7), 7)):
+        is_whole = span == Span(0, 3)
+        records.span_done(progress("h/0", span, count_bytes), {"h": count_bytes}, is_whole=is_whole)
+    records.rejoin(JOB, [1, 2])
+    record = records.read(JOB)
+    assert record.bytes_done == CHUNK_BYTES
+    assert record.workers["h"].bytes == CHUNK_BYTES
+    assert record.chunks_done == 1
+    # Its bytes turned out not to be those that came.
+    records.rejoin(JOB, [0, 1, 2])
+    record = records.read(JOB)
+    assert record.bytes_done == 0
+    assert record.workers == {}
+    assert record.chunks_done == 0
+
+
+def test_a_record_never_says_more_bytes_than_the_file_has(records):
+    for number in (0, 1, 2):
+        records.attempt_ended(progress("h/0", Span(number), CHUNK_BYTES))
+    records.attempt_ended(progress("h/1", Span(1, 64), CHUNK_BYTES - 64))
+    assert records.read(JOB).bytes_done == 3 * CHUNK_BYTES
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("", "state", "dancing"),
+        ("", "created_at", "x"),
+        (":bytes", "0", "x"),
+        (":shares", "0", "[1]"),
+        (":shares", "0", "{"),
+    ],
+)
+def test_a_damaged_record_is_an_error_with_a_sentence(records, redis, kind, field, value):
+    redis.client().hset(f"t:job:{JOB}{kind}", field, value)
+    with pytest.raises(RedisError, match=f"The record of job {JOB} in Redis is damaged"):
+        records.read(JOB)
+
+
+@pytest.mark.parametrize("forget", ["rejoin", "start_over"])
+def test_a_job_that_is_sent_again_is_helped_again(records, forget):
+    """Whoever helped before was sent for the older plan or sending, and has ended."""
+    begin(records, 0, 1, 2)
+    assert end(records, 0).is_to_help
+    assert not records.is_to_help(JOB)
+    getattr(records, forget)(JOB)
+    assert records.is_to_help(JOB)
+
+
+def test_who_only_looks_does_not_try_one_connection_more_than_an_origin_allows(records, redis):
+    begin(records, 0, 1, 2)
+    assert records.refused(progress("h/2", Span(2)))
+    allowed = f"t:origin:{ORIGIN}:allowed"
+    redis.client().hset(allowed, "at", 1)  # long ago: one more may be tried
+    before = redis.client().hgetall(allowed)
+    assert not records.acquire(progress("h/3", None), origin_limit=9, job_limit=9, length_bytes=None).is_given
+    assert redis.client().hgetall(allowed) == before
+    begin(records, 2)
+    assert redis.client().hget(allowed, "count") == "3"
+
+
+@pytest.mark.parametrize("value", ["x", "", "-5", "1e3"])
+def test_a_stop_that_is_no_number_is_none(records, redis, value):
+    redis.client().hset(f"t:job:{JOB}:stops", "0", value)
+    asked = progress("h/0", Span(0), 0)
+    lease = records.acquire(asked, origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES)
+    assert lease.is_given
+    assert lease.stop is None
+    assert records.report([asked])["h/0"].stop is None
