@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 #: Jobs that a process follows at a time; those that are more are hashed by their merge.
 _MOST_FOLLOWED = 4
 #: How often it looks for the next receipt, and says how far it is.
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.02
 _TELL_SECONDS = 0.25
 #: How often it looks whether the job still goes on.
 _CHECK_SECONDS = 2.0
