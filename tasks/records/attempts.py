@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
-from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_stop
+from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_count, as_state, as_time
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
+    from tasks.jobs import JobState
     from collections.abc import Iterable, Mapping
 
 #: What would be done this soon is left to who is at it.
@@ -184,10 +184,10 @@ class Attempts(Leases):
             reports, answers[::3], answers[1::3], answers[2::3], strict=True
         ):
             standings[report.holder] = Standing(
-                state=JobState(state) if state else None,
-                generation=int(generation or 0),
-                is_overdue=ends_at is not None and seconds[0] >= float(ends_at),
-                stop=as_stop(stop),
+                state=as_state(state),
+                generation=as_count(generation) or 0,
+                is_overdue=seconds[0] >= as_time(ends_at),
+                stop=as_count(stop),
                 is_done=bool(is_done),
             )
         return standings
