@@ -10,8 +10,9 @@ from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
-    from tasks.jobs import JobState
     from collections.abc import Iterable, Mapping
+
+    from tasks.jobs import JobState
 
 #: What would be done this soon is left to who is at it.
 _LEAST_LEFT_SECONDS = 1.5
