@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
-from tasks.records import Progress, Records, RedisError
+from tasks.records import Progress, Records, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
 
@@ -149,13 +149,7 @@ class Watch:
         self._redis_is_away = False
         for each in watched:
             report = reports[each.attempt.name]
-            standing = standings[report.holder]
-            if standing.stop is not None and report.span is not None:
-                each.attempt.cut_bytes = standing.stop - report.span.start
-            if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
-                each.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
-            elif standing.is_overdue:
-                each.attempt.stop(JobTimedOut(report.job_id))
+            _tell(each.attempt, report, standings[report.holder])
 
     def _check_speed(self, each: _Watched, now: float) -> None:
         seconds = now - each.window_began_seconds
@@ -165,6 +159,18 @@ class Watch:
         each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
         if came_bytes < self._low_speed.bytes_per_second * seconds:
             each.attempt.stop(TooSlow(came_bytes, seconds))
+
+
+def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:
+    """End an attempt that has to end, and let it know where its span does."""
+    if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
+        attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
+    elif standing.is_done:
+        attempt.stop(AttemptStopped(StopReason.DONE))
+    elif standing.is_overdue:
+        attempt.stop(JobTimedOut(report.job_id))
+    if standing.stop is not None and report.span is not None:
+        attempt.cut_bytes = standing.stop - report.span.start
 
 
 def _measure(each: _Watched, now: float) -> None:

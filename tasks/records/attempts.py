@@ -6,12 +6,13 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
-from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_stop
+from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_count, as_state, as_time
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from tasks.jobs import JobState
 
 #: What would be done this soon is left to who is at it.
 _LEAST_LEFT_SECONDS = 1.5
@@ -59,8 +60,13 @@ local function best()
         local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
         local cut = stop - (stop - at) * my_speed / (my_speed + speed)
         cut = math.ceil(math.max(cut, at + speed * hears) / step) * step
-        if seconds > tonumber(least) and cut > at and cut < stop and seconds > (found and found.seconds or 0) then
-          found = {number = number, start = cut, stop = stop, seconds = seconds, from = all[index]}
+        if seconds > tonumber(least) and seconds > (found and found.seconds or 0) then
+          if cut > at and cut < stop then
+            found = {number = number, start = cut, stop = stop, seconds = seconds, from = all[index]}
+          elseif speed == 0 or stop - at < 2 * step then
+            -- It stands still, or has too little left to share: fetched twice, the rest is there sooner.
+            found = {span = all[index], number = number, start = start, stop = stop, seconds = seconds}
+          end
         end
       end
     end
@@ -127,6 +133,7 @@ class Standing:
     generation: int  #: the last that was sent
     is_overdue: bool  #: the time that the job was given has passed
     stop: int | None  #: where the span ends in its chunk, if another worker took over what follows
+    is_done: bool = False  #: the chunk is whole: another worker was quicker
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +168,7 @@ class Attempts(Leases):
             for report in reports:
                 pipe.hmget(self.key(report.job_id), "state", "generation", "ends_at")
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
+                pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
             for report in reports:
                 if report.done_bytes is not None:
@@ -173,14 +181,15 @@ class Attempts(Leases):
                     pipe.expire(leases, LEASES_KEPT_SECONDS)
             pipe.execute()
         standings = {}
-        for report, (state, generation, ends_at), stop in zip(
-            reports, answers[::2], answers[1::2], strict=True
+        for report, (state, generation, ends_at), stop, is_done in zip(
+            reports, answers[::3], answers[1::3], answers[2::3], strict=True
         ):
             standings[report.holder] = Standing(
-                state=JobState(state) if state else None,
-                generation=int(generation or 0),
-                is_overdue=ends_at is not None and seconds[0] >= float(ends_at),
-                stop=as_stop(stop),
+                state=as_state(state),
+                generation=as_count(generation) or 0,
+                is_overdue=seconds[0] >= as_time(ends_at),
+                stop=as_count(stop),
+                is_done=bool(is_done),
             )
         return standings
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState
 from tasks.records.client import Client
+from tasks.records.leases import as_state
 from tasks.records.reading import NoSuchJob, to_record
 from tasks.transfer.errors import JobTimedOut
 from tasks.transfer.manifest import JobSpec
@@ -110,7 +111,7 @@ class JobRecords(Client):
         """The job's state, or None if there is no record."""
         with self.translated():
             value = self._redis.hget(self.key(job_id), "state")
-        return JobState(value) if value else None
+        return as_state(value)
 
     def request(self, job_id: str) -> tuple[JobSpec, str, float] | None:
         """What was asked for: the spec, the sealed request, when. None if there is no record."""

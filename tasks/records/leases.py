@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,9 +99,23 @@ return 1
 """
 
 
-def as_stop(value: str | None) -> int | None:
-    """Where a span ends, as Redis has it; None for what is no number."""
+def as_count(value: str | None) -> int | None:
+    """A number, as Redis has it; None for what is none."""
     return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def as_time(value: str | None) -> float:
+    """Seconds since the epoch, as Redis has them; never, for what is no time."""
+    with contextlib.suppress(ValueError):
+        return float(value) if value else math.inf
+    return math.inf
+
+
+def as_state(value: str | None) -> JobState | None:
+    """A job's state, as Redis has it; None for what is none."""
+    with contextlib.suppress(ValueError):
+        return JobState(value) if value else None
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +170,12 @@ class Leases(Client):
         ]
         state, given, milliseconds, done_count, overdue, stop = self.run(_ACQUIRE, keys=keys, args=args)
         return Lease(
-            state=JobState(state) if state else None,
+            state=as_state(state),
             is_given=bool(given),
             wait_seconds=milliseconds / 1000,
             is_overdue=bool(overdue),
             chunks_done=done_count,
-            stop=as_stop(stop),
+            stop=as_count(stop),
         )
 
     def refused(self, progress: Progress) -> bool:

@@ -21,6 +21,7 @@ class StopReason(enum.StrEnum):
 
     JOB_ENDED = "job ended"  #: cancelled, paused, failed or fenced by a newer generation
     DRAIN = "drain"  #: this worker is going away
+    DONE = "done"  #: another worker was quicker
     SLICE = "slice"  #: the time slice is over: somebody else's turn
 
 

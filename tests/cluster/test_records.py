@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from pydantic import SecretStr
 
@@ -166,3 +168,14 @@ def test_a_stop_that_is_no_number_is_none(records, redis, value):
     assert lease.is_given
     assert lease.stop is None
     assert records.report([asked])["h/0"].stop is None
+
+
+@pytest.mark.parametrize("field", ["state", "generation", "ends_at"])
+def test_one_damaged_record_keeps_nobody_from_hearing_of_the_others(records, redis, field):
+    other = "ba9876543210"
+    records.create(other, url="http://h/f", spec=JobSpec(), sealed_request="plain:{}", now=1.0)
+    redis.client().hset(f"t:job:{other}", field, "nonsense")
+    reports = [progress("h/1", Span(1), 5), dataclasses.replace(progress("h/2", Span(0), 5), job_id=other)]
+    standings = records.report(reports)
+    assert standings["h/1"].state is JobState.FETCHING
+    assert not standings["h/2"].is_overdue

@@ -112,3 +112,17 @@ def test_who_helps_ends_a_job_whose_time_is_over(empty_cluster: Cluster, served)
         assert job.status().error.code == "JobTimedOut"
         assert job.status().chunks_done == 2
     assert not (empty_cluster.volume / "big.bin").exists()
+
+
+def test_a_connection_that_stands_still_is_not_waited_for(empty_cluster: Cluster, served):
+    empty_cluster.start_worker(
+        "--concurrency", "4",
+        ORCHESTRATOR_LOW_SPEED_SECONDS="3600", ORCHESTRATOR_READ_TIMEOUT_SECONDS="3600",
+    )  # fmt: skip
+    served.stalled_starts = [8 * MIB, 24 * MIB]  # a large part, and one of five bytes
+    with empty_cluster.orchestrator() as orchestrator:
+        record = orchestrator.submit(served.url, chunk_size_bytes=8 * MIB).wait(60)
+    assert (empty_cluster.volume / "big.bin").read_bytes() == CONTENT
+    assert record.chunks_done == 4
+    wait_until(lambda: served.open_count == 0, what="the end of the connections that stood still")
+    wait_until_clean(empty_cluster.volume)

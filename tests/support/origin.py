@@ -23,6 +23,7 @@ class Origin:
         self.bytes_per_second: float | None = None  #: for each connection
         self.gate = threading.Event()  #: cleared: bodies wait after their first block
         self.gate.set()
+        self.stalled_starts: list[int] = []  #: ranges that begin here get a head and no body, each once
         self.statuses: list[int] = []  #: the next answers, instead of the file
         self.lock = threading.Lock()
         self.served_bytes = 0
@@ -35,7 +36,7 @@ class Origin:
 
 
 @contextmanager
-def origin(content: bytes) -> Iterator[Origin]:
+def origin(content: bytes) -> Iterator[Origin]:  # noqa: C901  (a handler in it, with a line for each fault)
     """Serve `content` on loopback."""
     one = Origin(content)
 
@@ -75,6 +76,14 @@ def origin(content: bytes) -> Iterator[Origin]:
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(one.content)}")
             self.send_header("Content-Length", str(stop - start))
             self.end_headers()
+            with one.lock:
+                is_stalled = start in one.stalled_starts
+                if is_stalled:
+                    one.stalled_starts.remove(start)
+            if is_stalled:
+                self.wfile.flush()
+                self.connection.recv(1)  # until the client closes
+                raise ConnectionResetError
             for offset in range(start, stop, _BLOCK_BYTES):
                 block = one.content[offset : min(offset + _BLOCK_BYTES, stop)]
                 self.wfile.write(block)

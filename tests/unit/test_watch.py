@@ -18,6 +18,7 @@ class Records:
         self.generation = 1
         self.is_overdue = False
         self.stop = None
+        self.is_done = False
         self.is_away = False
         self.reported = []
 
@@ -26,7 +27,7 @@ class Records:
             raise RedisError("away")
         self.reported = list(reports)
         return {
-            report.holder: Standing(self.state, self.generation, self.is_overdue, self.stop)
+            report.holder: Standing(self.state, self.generation, self.is_overdue, self.stop, self.is_done)
             for report in self.reported
         }
 
@@ -87,6 +88,14 @@ def test_an_attempt_of_a_job_out_of_time_is_stopped(setup):
         watch.tick()
     with pytest.raises(JobTimedOut):
         attempt.check()
+
+
+def test_an_attempt_at_a_chunk_that_another_has_brought_is_stopped(setup):
+    records, _, watch, attempt = setup
+    records.is_done = True
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        watch.tick()
+    assert attempt.stopped_by.reason is StopReason.DONE
 
 
 def test_an_attempt_hears_where_it_ends_now(setup):
