@@ -130,6 +130,8 @@ def test_a_record_never_says_more_bytes_than_the_file_has(records):
         (":bytes", "0", "x"),
         (":shares", "0", "[1]"),
         (":shares", "0", "{"),
+        ("", "digests", "[1]"),
+        ("", "digests", "{"),
     ],
 )
 def test_a_damaged_record_is_an_error_with_a_sentence(records, redis, kind, field, value):
@@ -138,13 +140,17 @@ def test_a_damaged_record_is_an_error_with_a_sentence(records, redis, kind, fiel
         records.read(JOB)
 
 
-@pytest.mark.parametrize("forget", ["rejoin", "start_over"])
+@pytest.mark.parametrize(
+    "forget",
+    [lambda records: records.rejoin(JOB, [0, 1, 2]), lambda records: records.start_over(JOB)],
+    ids=["rejoin", "start_over"],
+)
 def test_a_job_that_is_sent_again_is_helped_again(records, forget):
     """Whoever helped before was sent for the older plan or sending, and has ended."""
     begin(records, 0, 1, 2)
     assert end(records, 0).is_to_help
     assert not records.is_to_help(JOB)
-    getattr(records, forget)(JOB)
+    forget(records)
     assert records.is_to_help(JOB)
 
 
