@@ -45,7 +45,7 @@ def merge_parts(
         may_publish: asked right before the file becomes visible: a job may be cancelled while parts are joined.
 
     Returns:
-        The published file, or the chunks that are not there as a whole; then nothing was changed.
+        The published file, or the chunks that are not there as a whole; then nothing was published.
 
     Raises:
         DigestMismatch: the file is not the one asked for; it was not published.
@@ -60,6 +60,8 @@ def merge_parts(
         receipts += proven.receipts
         if not proven.is_whole:
             missing.append(chunk)
+    # Not before all seem to be there: it may be all of the file that has to be read.
+    missing = missing or folder.refuted(manifest)
     if missing:
         return Incomplete(missing)
     return publish_parts(volume, folder, manifest, receipts, may_publish=may_publish)
