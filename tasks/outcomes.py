@@ -35,8 +35,8 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     remove(host, manifest.job_id, manifest.destination)
 
 
-def fail(host: Host, job_id: str, error: Exception, destination: str | None) -> None:
-    """Say why a job failed, and let others have its destination. Its parts stay, for ``resume``."""
+def fail(host: Host, job_id: str, error: Exception) -> None:
+    """Say why a job failed. Its parts stay, for ``resume`` or for another submit, which may have its destination."""
     if isinstance(error, TransferError):
         shown = JobError(code=error.code, message=str(error))
         logger.warning("job failed job=%s code=%s", job_id, error.code)
@@ -50,8 +50,6 @@ def fail(host: Host, job_id: str, error: Exception, destination: str | None) -> 
         where = "".join(traceback.format_tb(error.__traceback__))
         logger.error("job failed by a bug job=%s kind=%s\n%s", job_id, type(error).__name__, where)
     host.records.fail(job_id, shown)
-    if destination is not None:
-        host.volume.release(destination, job_id)
 
 
 def remove(host: Host, job_id: str, destination: str | None) -> None:
