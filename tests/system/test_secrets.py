@@ -198,9 +198,16 @@ def flower(guarded: Cluster, key: str) -> Iterator[str]:
         )
     try:
         wait_until(lambda: is_listening(port), what="Flower listening")
+        # It listens before it hears of what workers do.
+        wait_until(lambda: _hears_events(port), what="Flower hearing a worker's heartbeat")
         yield f"http://127.0.0.1:{port}"
     finally:
         end(process)
+
+
+def _hears_events(port: int) -> bool:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
+        return b"flower_events_total{" in response.read()
 
 
 def _get(url: str, haystack: Haystack) -> bytes:
