@@ -199,13 +199,16 @@ def flower(guarded: Cluster, key: str) -> Iterator[str]:
     try:
         wait_until(lambda: is_listening(port), what="Flower listening")
         # It listens before it hears of what workers do.
-        wait_until(lambda: _hears_events(port), what="Flower hearing a worker's heartbeat")
+        wait_until(lambda: _hears_events(port, guarded), what="Flower hearing of a task")
         yield f"http://127.0.0.1:{port}"
     finally:
         end(process)
 
 
-def _hears_events(port: int) -> bool:
+def _hears_events(port: int, one: Cluster) -> bool:
+    with one.orchestrator() as orchestrator:
+        # A task that finds nothing to do.
+        orchestrator._celery().send_task("tasks.remove_job", args=("000000000000",), ignore_result=True)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
         return b"flower_events_total{" in response.read()
 
