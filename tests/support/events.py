@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from support.tools import wait_until
 from tasks.app import make_app
 from tasks.settings import Settings
 
@@ -31,22 +33,27 @@ class Gathered:
 def gather_events(cluster: Cluster) -> Iterator[Gathered]:
     """Gather all task events that happen within."""
     app = make_app(Settings(redis_url=cluster.redis.url))
-    gathered, ready, over = Gathered(), threading.Event(), threading.Event()
+    gathered, over = Gathered(), threading.Event()
 
     def receive() -> None:
         with app.connection_for_read() as connection:
             receiver = app.events.Receiver(connection, handlers={"*": gathered.events.append})
-            ready.set()
-            while not over.is_set():
-                try:
-                    receiver.capture(limit=None, timeout=0.2, wakeup=False)
-                except TimeoutError:
-                    continue
+            # One subscription for the whole time: what happens between two would be lost.
+            with receiver.consumer_context(wakeup=False) as (own_connection, _, _):
+                while not over.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        own_connection.drain_events(timeout=0.2)
+
+    def is_heard() -> bool:
+        with app.connection_for_write() as connection:
+            app.events.Dispatcher(connection).send("test-is-gathered")
+        return bool(gathered.events)
 
     thread = threading.Thread(target=receive, daemon=True)
     thread.start()
-    assert ready.wait(10)
     try:
+        # Redis keeps no event for one who subscribes later.
+        wait_until(is_heard, what="the events being heard")
         yield gathered
     finally:
         over.set()

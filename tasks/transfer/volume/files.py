@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import random
 import secrets
 import shutil
+import time
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed, VolumeFull, VolumeMissing, VolumeReadOnly
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _MOST_TRIES = 1000
+_LONGEST_PAUSE_SECONDS = 0.001
 _READ_BYTES = 256 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -55,15 +58,18 @@ def make_folder(path: Path) -> None:
     Not the parent's parent: that is the volume, and one that is not mounted must not be made.
     """
     for tries_left in reversed(range(_MOST_TRIES)):
+        # os.mkdir, not pathlib's: that looks once more when there is a folder, and fails if it is gone by then.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path.parent, 0o700)  # noqa: PTH102
         try:
-            for folder in (path.parent, path):
-                # os.mkdir, not pathlib's: that looks once more when there is a folder, and fails if it is gone by then.
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(folder, 0o700)  # noqa: PTH102
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path, 0o700)  # noqa: PTH102
         except FileNotFoundError:
-            # The last job to end has removed the empty parent in between; or there is no volume.
+            # The last job to end has removed the empty parent in between.
             if not tries_left:
                 raise
+            # Whoever removes it may go at this very pace: without chance, both could meet a thousand times.
+            time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
         else:
             return
 
