@@ -6,6 +6,7 @@ one runs. Else a private Redis and a worker are started for as long as the `Orch
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
 from pathlib import Path
@@ -24,7 +25,7 @@ from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, Ver
 from tasks.records import RedisError
 from tasks.sealing import new_key, seal
 from tasks.settings import Settings
-from tasks.transfer.errors import BadOption, JobTimedOut, PermanentError, redact, side_of
+from tasks.transfer.errors import BadOption, JobTimedOut, PermanentError, VolumeError, redact, side_of
 from tasks.transfer.manifest import JobSpec, LayoutName
 from tasks.transfer.volume import Volume
 
@@ -201,17 +202,29 @@ class Orchestrator:
         self.close()
 
     def close(self) -> None:
-        """Give connections back. An embedded Redis and worker end, and what unfinished jobs left is removed."""
+        """Give connections back. An embedded Redis and worker end; another submit goes on with unfinished jobs."""
         if hasattr(self, "records"):
             self.records.close()
         if self._app is not None:
             self._app.close()
         if self._stack is not None:
             self._stack.close()
-            # The stack has removed unfinished jobs itself, unless it crashed.
+            # The stack has done so itself, unless it crashed.
             for job_id in self._submitted:
-                Volume(self.settings.volume.absolute()).remove_job(job_id)
+                with contextlib.suppress(VolumeError):
+                    Volume(self.settings.volume.absolute()).leave(job_id)
             self._stack = None
+
+    def kept_at(self, job_id: str) -> Path | None:
+        """Where a job of the embedded mode keeps what it has for another submit; None: it has nothing of use.
+
+        Raises:
+            VolumeError: the volume cannot be read.
+        """
+        volume = Volume(self.settings.volume.absolute())
+        if self._stack is None or not volume.is_worth_keeping(job_id):
+            return None
+        return volume.job(job_id).path
 
     def submit(
         self,

@@ -10,12 +10,11 @@ import dataclasses
 import logging
 import random
 import secrets
-import time
 from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import Reject
 
-from orchestrator import checksums, dispatch, planner
+from orchestrator import adoption, checksums, dispatch, planner
 from tasks import outcomes
 from tasks.app import PLAN_TASK, app
 from tasks.follow import follow
@@ -26,7 +25,6 @@ from tasks.transfer.digests import agree
 from tasks.transfer.errors import (
     BadOption,
     DestinationExists,
-    JobUnreadable,
     NoProgress,
     PlanVoidError,
     TooLarge,
@@ -38,7 +36,7 @@ from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, Span
 from tasks.transfer.merge_parts import Incomplete, Merged, publish_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tasks.records import Progress
     from tasks.transfer.attempt import Attempt
@@ -50,8 +48,6 @@ logger = logging.getLogger(__name__)
 _PLAN_SLICE_SECONDS = 2.0
 #: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
 _BEGINNING_SECONDS = 0.5
-#: A job that no file was written for in this time, and that Redis does not know, holds no destination.
-_FORGOTTEN_SECONDS = 600.0
 _LONGEST_COUNTDOWN_SECONDS = 60.0
 _NEVER_FENCED = 2**31
 
@@ -64,6 +60,7 @@ def plan(
     resends: bool = False,  # noqa: FBT001, FBT002  (Celery passes the arguments of a message)
     void_generation: int | None = None,
     as_stream: bool = False,  # noqa: FBT001, FBT002
+    touched_before: float | None = None,
 ) -> None:
     """Plan a job, or send again what an earlier plan of it still misses.
 
@@ -74,6 +71,7 @@ def plan(
         resends: something of a job that was sent already is missing.
         void_generation: the sending whose plan is void; nothing of that is used again. None: the plan stands.
         as_stream: the origin was seen not to honour ranges reliably.
+        touched_before: when a job that has the destination, and that Redis does not know, was seen to write last.
     """
     here = host()
     asked = here.records.request(job_id)
@@ -85,10 +83,15 @@ def plan(
         logger.info("nothing to plan job=%s", job_id)
         return
 
-    def again(delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
+    def again(
+        delay_seconds: float,
+        fruitless_count: int,
+        cause: Exception | None = None,
+        touched_before: float | None = touched_before,
+    ) -> Exception:
         shown = {"argsrepr": self.request.argsrepr, "kwargsrepr": self.request.kwargsrepr}
         retry: Exception = self.retry(
-            args=(job_id, fruitless_count, resends, void_generation, as_stream),
+            args=(job_id, fruitless_count, resends, void_generation, as_stream, touched_before),
             kwargs={},
             exc=cause,
             countdown=min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS),
@@ -97,11 +100,14 @@ def plan(
         )
         return retry
 
-    planning = _Planning(here, job_id, *asked)
+    planning = _Planning(here, job_id, *asked, touched_before)
     try:
         planning.run(void_generation, as_stream=as_stream)
     except NoLease as error:
         raise again(error.wait_seconds + random.uniform(0.1, 0.5), fruitless_count) from None
+    except adoption.MayBeActive as unknown:
+        seconds = adoption.QUIET_SECONDS
+        raise again(seconds, fruitless_count, touched_before=unknown.touched_at) from None
     except TransientError as error:
         fruitless_count += 1
         delay_seconds = here.policy_for(asked[0]).delay_seconds(
@@ -129,13 +135,20 @@ class _Planning:
     """The planning of one job."""
 
     def __init__(
-        self, here: Host, job_id: str, spec: JobSpec, sealed_request: str, created_at: float
+        self,
+        here: Host,
+        job_id: str,
+        spec: JobSpec,
+        sealed_request: str,
+        created_at: float,
+        touched_before: float | None,
     ) -> None:
         self._host = here
         self._job_id = job_id
         self._spec = spec
         self._sealed_request = sealed_request
         self._created_at = created_at
+        self._touched_before = touched_before
         self._folder = here.volume.job(job_id)
         self._destination: str | None = None
         self._attempt_name = new_attempt_name()  # one for all that it does: the lease is under this name
@@ -145,6 +158,8 @@ class _Planning:
         self._host.volume.check()
         self._folder.create()
         manifest = self._folder.read_manifest()
+        if manifest is not None and manifest.job_id != self._job_id:
+            manifest = None  # another job's, that an earlier delivery of this message was about to go on with
         if manifest is None or manifest.generation == void_generation:
             self._plan(manifest, as_stream=as_stream)
         else:
@@ -160,8 +175,10 @@ class _Planning:
             self._read_checksums(source)
             probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
-                manifest = self._decide(source, probe, void)
-                if manifest.size_bytes is None or manifest.chunks_count > 1:
+                manifest, is_adopted = self._decide(source, probe, void)
+                if is_adopted:
+                    pass
+                elif manifest.size_bytes is None or manifest.chunks_count > 1:
                     self._write(manifest, source, probe, void)
                 elif self._take_whole(manifest, source, probe):
                     return
@@ -209,7 +226,7 @@ class _Planning:
 
     def give_up(self, error: Exception) -> None:
         """Say why; without a manifest nothing is worth keeping."""
-        outcomes.fail(self._host, self._job_id, error, self._destination)
+        outcomes.fail(self._host, self._job_id, error)
         self.clean_up()
 
     def clean_up(self) -> None:
@@ -218,20 +235,44 @@ class _Planning:
         if (state is None or not state.is_active) and self._folder.read_manifest() is None:
             outcomes.remove(self._host, self._job_id, self._destination)
 
-    def _decide(self, source: Source, probe: Probe, void: Manifest | None) -> Manifest:
-        """Choose name, chunk size and layout, check that there is room, and reserve the destination."""
-        volume, spec, size_bytes = self._host.volume, self._spec, probe.identity.size_bytes
+    def _decide(self, source: Source, probe: Probe, void: Manifest | None) -> tuple[Manifest, bool]:
+        """Reserve the destination, and choose chunk size and layout; or go on with what an earlier job has left.
+
+        Returns:
+            The manifest, and whether it is stored already, because there is something to go on with.
+        """
+        spec, size_bytes = self._spec, probe.identity.size_bytes
         if spec.max_size_bytes is not None and (size_bytes or 0) > spec.max_size_bytes:
             raise TooLarge(source.name, size_bytes or 0, spec.max_size_bytes)
-        # Before the chunk size, about which nothing can be done for a file that has no room whatever its chunks.
-        volume.check_space(size_bytes or 0)
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
         if void is not None:
             destination = void.destination
         self._check_destination(destination)
-        volume.reserve(destination, self._job_id, is_active=self._is_active)
+        before = self._host.volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
-        manifest = Manifest(
+        wanted = self._wanted(source, probe, void, destination)
+        adopted = None if void else adoption.adopt(self._host, wanted, probe, before)
+        if adopted is not None:
+            self._go_on_with(adopted)
+            return adopted, True
+        # Before the chunk size, about which nothing can be done for a file that has no room whatever its chunks.
+        self._host.volume.check_space(size_bytes or 0)
+        chunk_size_bytes = planner.choose_chunk_size_bytes(
+            size_bytes,
+            spec.chunk_size_bytes,
+            connections=spec.connections or self._host.settings.connections,
+        )
+        manifest = wanted.model_copy(update={"chunk_size_bytes": chunk_size_bytes})
+        layout = self._choose_layout(manifest)
+        # In this order: what still runs of an older plan is fenced off before its progress is forgotten.
+        self._show(manifest)
+        self._host.records.start_over(self._job_id)
+        return manifest.model_copy(update={"layout": layout}), False
+
+    def _wanted(self, source: Source, probe: Probe, void: Manifest | None, destination: str) -> Manifest:
+        """The manifest without what there is to choose yet."""
+        size_bytes = probe.identity.size_bytes
+        return Manifest(
             job_id=self._job_id,
             generation=void.generation + 1 if void else 1,
             plan_name=secrets.token_hex(6),
@@ -243,26 +284,39 @@ class _Planning:
             honours_ranges=probe.honours_ranges,
             content_coding=probe.content_coding,
             offered_digests=probe.offered_digests,
-            chunk_size_bytes=planner.choose_chunk_size_bytes(
-                size_bytes,
-                spec.chunk_size_bytes,
-                connections=spec.connections or self._host.settings.connections,
-            ),
+            has_query=source.has_query,
+            chunk_size_bytes=max(size_bytes or 0, 1),
             layout=LayoutName.PARTS,
-            spec=spec,
+            spec=self._spec,
             sealed_request=self._sealed_request,
             created_at=self._created_at,
         )
-        count = manifest.chunks_count
+
+    def _choose_layout(self, manifest: Manifest) -> LayoutName:
+        """Choose how parts lie on the volume, and make sure that there is room."""
+        volume, count = self._host.volume, manifest.chunks_count
         clones = count > 1 and volume.clones(self._job_id)
         layout = planner.choose_layout(
-            spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
+            self._spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
         )
-        volume.check_space(planner.needed_bytes(size_bytes, layout, chunks_count=count, clones=clones))
-        # In this order: what still runs of an older plan is fenced off before its progress is forgotten.
-        self._show(manifest)
-        self._host.records.start_over(self._job_id)
-        return manifest.model_copy(update={"layout": layout})
+        volume.check_space(
+            planner.needed_bytes(manifest.size_bytes, layout, chunks_count=count, clones=clones)
+        )
+        return layout
+
+    def _go_on_with(self, manifest: Manifest) -> None:
+        """Say how much of a file is there, and make sure that there is room for the rest."""
+        volume, records, count = self._host.volume, self._host.records, manifest.chunks_count
+        kept_bytes = self._folder.kept_bytes(manifest)
+        self._show(manifest, {"resumed_bytes": kept_bytes})
+        records.start_over(self._job_id)
+        records.adopt(self._job_id, adoption.whole_chunks(self._folder, manifest))
+        logger.info("job adopted job=%s bytes=%d", self._job_id, kept_bytes)
+        clones = manifest.layout is LayoutName.PARTS and volume.clones(self._job_id)
+        needed_bytes = planner.needed_bytes(
+            manifest.size_bytes, manifest.layout, chunks_count=count, clones=clones
+        )
+        volume.check_space(max(0, needed_bytes - kept_bytes))
 
     def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
         """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
@@ -336,8 +390,6 @@ class _Planning:
     def _send_missing(self, manifest: Manifest) -> None:
         """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
         self._destination = manifest.destination
-        if manifest.job_id != self._job_id:
-            raise JobUnreadable(f"The manifest in the folder of job {self._job_id} is another job's.")
         with contextlib.suppress(_AlreadyPublished):  # then the merge has only to say so
             self._check_destination(manifest.destination)
         self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
@@ -357,12 +409,13 @@ class _Planning:
             follow(self._host, manifest)
             dispatch.send(manifest, self._folder.missing(manifest))
 
-    def _show(self, manifest: Manifest) -> None:
+    def _show(self, manifest: Manifest, more: Mapping[str, int] | None = None) -> None:
         """Put what was decided in the record. The generation stops what still runs for an older one."""
         fields: dict[str, str | int] = {
             "path": str(self._host.volume.path_of(manifest.destination)),
             "chunks_count": manifest.chunks_count,
             "generation": manifest.generation,
+            **(more or {}),
         }
         if manifest.size_bytes is not None:
             fields["size_bytes"] = manifest.size_bytes
@@ -396,8 +449,4 @@ class _Planning:
             raise
 
     def _is_active(self, job_id: str) -> bool:
-        state = self._host.records.state(job_id)
-        if state is None:
-            # Unknown to this Redis: of another one on the same volume, perhaps, or long gone.
-            return self._host.volume.job(job_id).was_touched_since(time.time() - _FORGOTTEN_SECONDS)
-        return state.is_active or state is JobState.PAUSED
+        return adoption.is_active(self._host, job_id, touched_before=self._touched_before)

@@ -135,7 +135,7 @@ class Bar:
 
     def update(self, record: JobRecord) -> None:
         """Draw the record."""
-        self._rates.add(record.bytes_done)
+        self._rates.add(max(0, record.bytes_done - record.resumed_bytes))
         name = (record.path or record.url).rpartition("/")[2]
         self._progress.update(
             self._task,
@@ -172,7 +172,7 @@ class Lines:
 
     def update(self, record: JobRecord) -> None:
         """Write a line if it is time."""
-        self._rates.add(record.bytes_done)
+        self._rates.add(max(0, record.bytes_done - record.resumed_bytes))
         now = self._clock()
         if record.state is not self._state or now - self._last_seconds >= _LINE_SECONDS:
             self._state, self._last_seconds = record.state, now

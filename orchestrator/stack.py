@@ -80,7 +80,7 @@ def run(
     # A child's stack ends with all its jobs: there is nobody to whom a worker could give its chunks back.
     grace_seconds = _GRACE_SECONDS if parent_pipe is None else 0.0
     supervisor = Supervisor(
-        services, grace_seconds=grace_seconds, after_death=_send_again, before_vital_end=_remove_unfinished
+        services, grace_seconds=grace_seconds, after_death=_send_again, before_vital_end=_leave_unfinished
     )
     try:
         return supervisor.run(parent_pipe=parent_pipe)
@@ -122,14 +122,16 @@ def _send_again() -> None:
         pools.reset()
 
 
-def _remove_unfinished() -> None:
-    """Remove what unfinished jobs have on the volume: with this Redis, nobody will know of them any more."""
+def _leave_unfinished() -> None:
+    """Say on the volume that nobody is at these jobs any more: with this Redis, that cannot be known otherwise."""
     values = settings()
     volume = Volume(values.volume.absolute())
     with contextlib.suppress(RedisError):
         for record in records_of(values).list():
-            if record.state is not JobState.COMPLETE:
+            if record.state is JobState.CANCELLED:
                 volume.remove_job(record.job_id)
+            else:
+                volume.leave(record.job_id)
 
 
 class PrivateStack:

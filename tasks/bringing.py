@@ -34,6 +34,7 @@ class Bringing:
         Raises:
             AttemptStopped: there is nothing to do for it any more.
             ManifestStale: this host does not see it yet.
+            VolumeMissing: it was unmounted.
         """
         self._host = host
         self._job_id = job_id
@@ -106,6 +107,7 @@ class Bringing:
         state = self._host.records.state(self._job_id)
         if state is None or not state.is_active:
             raise AttemptStopped(StopReason.JOB_ENDED)
+        self._host.volume.check()
         raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
 
     def _take_lease(self, span: Span | None, *, patience_seconds: float = 0.0) -> Lease:

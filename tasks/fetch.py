@@ -165,8 +165,7 @@ class _Delivery:
         """Mark the job failed, unless a newer sending of it has made this one void."""
         if self._bringing is not None and self._bringing.is_fenced():
             return _ENDED
-        destination = self._manifest.destination if self._manifest else None
-        _tell(lambda: outcomes.fail(self._host, self._job_id, error, destination))
+        _tell(lambda: outcomes.fail(self._host, self._job_id, error))
         return {"ok": False, "why": type(error).__name__}
 
     def _plan_anew(self, error: PlanVoidError, manifest: Manifest, *, as_stream: bool) -> dict[str, Any]:

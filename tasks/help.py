@@ -96,7 +96,7 @@ def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[],
     except PermanentError as error:
         bringing.give_lease_back(has_failed=True)
         if not bringing.is_fenced():
-            outcomes.fail(here, job_id, error, bringing.manifest.destination)
+            outcomes.fail(here, job_id, error)
         raise AttemptStopped(StopReason.JOB_ENDED) from None
     except TransferError as error:
         # Whose chunk it is decides what follows; this was help.

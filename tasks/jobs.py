@@ -75,6 +75,7 @@ class JobRecord(BaseModel):
     path: str | None = None  #: absolute, on the workers' volume; known once the job is planned
     size_bytes: int | None = None
     bytes_done: int = 0
+    resumed_bytes: int = 0  #: of these, what an earlier job had left when this one was planned
     chunks_count: int | None = None
     chunks_done: int = 0
     sha256: str | None = None  #: where it was computed

@@ -10,8 +10,10 @@ from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
 from tasks.transfer.attempt import AttemptStopped
+from tasks.transfer.errors import DigestMismatch
 from tasks.transfer.merge_parts import Incomplete
 from tasks.transfer.merge_parts import merge_parts as merge
+from tasks.transfer.whole_pass import expected_digests
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,11 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
         outcomes.remove_if_cancelled(here, job_id, manifest.destination)
         return
     except Exception as error:  # noqa: BLE001  (the job must not stay in `merging`, whatever happened)
-        outcomes.fail(here, job_id, error, manifest.destination)
+        if isinstance(error, DigestMismatch):
+            # Another submit of this file must not end here again without having fetched anything.
+            refuted = manifest.model_copy(update={"refuted_digests": expected_digests(manifest)})
+            here.volume.job(job_id).write_manifest(refuted)
+        outcomes.fail(here, job_id, error)
         return
     if isinstance(result, Incomplete):
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))

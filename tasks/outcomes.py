@@ -37,11 +37,9 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     remove(host, manifest.job_id, manifest.destination)
 
 
-def fail(host: Host, job_id: str, error: Exception, destination: str | None) -> None:
-    """Say why a job failed, and let others have its destination. Its parts stay, for ``resume``."""
+def fail(host: Host, job_id: str, error: Exception) -> None:
+    """Say why a job failed. Its parts stay, for ``resume`` or for another submit, which may have its destination."""
     host.records.fail(job_id, shown(job_id, error))
-    if destination is not None:
-        host.volume.release(destination, job_id)
 
 
 def shown(job_id: str, error: Exception) -> JobError:

@@ -22,15 +22,31 @@ if TYPE_CHECKING:
 
 @contextmanager
 def cluster() -> Iterator[Orchestrator]:
-    """The cluster, or an `orchestrator up`: jobs of the embedded mode are gone when it ends."""
-    from orchestrator import rendezvous
-
-    if Settings().redis_url is None and rendezvous.find() is None:
+    """The cluster, or an `orchestrator up`: nobody knows of jobs of the embedded mode when it has ended."""
+    if _is_without_cluster():
         raise RedisError(
             "ORCHESTRATOR_REDIS_URL is not set and no `orchestrator up` is running: there are no jobs to look at."
         )
     with Orchestrator() as orchestrator:
         yield orchestrator
+
+
+def _is_without_cluster() -> bool:
+    from orchestrator import rendezvous
+
+    return Settings().redis_url is None and rendezvous.find() is None
+
+
+def _remove_left(job_id: str) -> bool:
+    """Throw away what a job of the embedded mode has left; False if there is nothing."""
+    from tasks.transfer.volume import Volume
+
+    volume = Volume(Settings().volume.absolute())
+    if not volume.job(job_id).path.exists():
+        return False
+    volume.remove_job(job_id)
+    click.echo(f"what job {job_id} had left is removed")
+    return True
 
 
 @click.command()
@@ -97,10 +113,15 @@ def wait(job_id: str, timeout: float | None, quiet: bool, as_json: bool) -> int:
 def cancel(job_id: str, as_json: bool) -> int:
     """End JOB and remove its parts from the volume.
 
+    Without a cluster: throw away what a job of the embedded mode has left here, or on --volume.
+
     \b
-    Example:
+    Examples:
       orchestrator cancel 3f9a1c27d0b4
+      orchestrator --volume /data cancel 3f9a1c27d0b4
     """
+    if _is_without_cluster() and _remove_left(job_id):
+        return exits.COMPLETE
     return _steer(job_id, Orchestrator.cancel, JobState.CANCELLED, as_json=as_json)
 
 

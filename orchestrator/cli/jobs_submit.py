@@ -11,7 +11,7 @@ import click
 
 from orchestrator.access import Access
 from orchestrator.cli import exits, options
-from orchestrator.cli.waiting import wait_and_exit
+from orchestrator.cli.waiting import kept_sentence, wait_and_exit
 from orchestrator.client import Job, Orchestrator
 from tasks.records import RedisError
 from tasks.transfer.manifest import LayoutName
@@ -111,7 +111,8 @@ def submit(
 ) -> int:
     """Download URL onto the volume, and wait for it.
 
-    The file appears under its name when it is complete and checked, never before. Prints its path.
+    The file appears under its name when it is complete and checked, never before. Prints its path. If it ends early,
+    the same command again goes on with what is there.
 
     Others on this machine can read a command line. A URL - is read from standard input, and one of @FILE from
     that file; so are -H @FILE, --user @FILE and --proxy @FILE, where @- is standard input.
@@ -181,7 +182,7 @@ def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet:
         )
     except KeyboardInterrupt:
         if orchestrator.is_embedded:
-            exits.say_error("Interrupted; nothing was kept. Run the same command to start again.")
+            exits.say_error(f"Interrupted. {kept_sentence(orchestrator, job)}")
         else:
             exits.say_error(
                 f"Interrupted; job {job.job_id} goes on. Come back with: orchestrator wait {job.job_id}   "
@@ -192,7 +193,6 @@ def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet:
         if not orchestrator.is_embedded:
             raise
         exits.say_error(
-            "The private Redis or its worker ended, and the job with it. Nothing was kept; run the same command "
-            "to start again."
+            f"The private Redis or its worker ended, and the job with it. {kept_sentence(orchestrator, job)}"
         )
         return exits.REDIS

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.filesize import decimal
 
 from orchestrator.cli import exits
 from orchestrator.client import Job, JobEndedBadly, Orchestrator, StillRunning
 from tasks.jobs import JobRecord, JobState
+from tasks.transfer.errors import VolumeError
 
 if TYPE_CHECKING:
     from orchestrator.progress import Display
 
 _IDLE_SECONDS = 3.0
+NOTHING_KEPT = "Nothing had come that could be kept; run the same command again to start over."
 
 
 class _IdleHint:
@@ -67,7 +72,13 @@ def wait_and_exit(
     with _display(quiet=quiet) as display:
         hint = _IdleHint(orchestrator, display)
 
+        is_told = False
+
         def on_look(record: JobRecord) -> None:
+            nonlocal is_told
+            if record.resumed_bytes and not is_told:
+                is_told = True
+                display.say(f"Going on with {decimal(record.resumed_bytes)} that an earlier job left.")
             display.update(record)
             hint.look(record)
 
@@ -83,13 +94,30 @@ def wait_and_exit(
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     code = exits.of_record(record)
+    kept = kept_sentence(orchestrator, job)
     if orchestrator.is_embedded and code == exits.TIMED_OUT:
-        exits.say_error(
-            f"Not done after {timeout:g} seconds. Nothing was kept: the embedded mode ends with this command."
-        )
+        exits.say_error(f"Not done after {timeout:g} seconds. {kept}")
     else:
         _tell_end(record, quiet=quiet or as_json)
+        if orchestrator.is_embedded and record.state is JobState.FAILED and kept != NOTHING_KEPT:
+            click.echo(f"       {kept}", err=True)
     return code
+
+
+def kept_sentence(orchestrator: Orchestrator, job: Job) -> str:
+    """What becomes of an unfinished job of the embedded mode, and what to run next."""
+    try:
+        path = orchestrator.kept_at(job.job_id)
+    except VolumeError:
+        path = None
+    if path is None:
+        return NOTHING_KEPT
+    volume = orchestrator.settings.volume.absolute()
+    where = "" if volume == Path.cwd() else f" --volume {shlex.quote(str(volume))}"
+    return (
+        f"What came is kept in {path}: run the same command again to go on, or throw it away with: "
+        f"orchestrator{where} cancel {job.job_id}"
+    )
 
 
 def _tell_end(record: JobRecord, *, quiet: bool) -> None:

@@ -275,6 +275,17 @@ class Attempts(Leases):
         with self.translated():
             self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
 
+    def adopt(self, job_id: str, wholes: Mapping[int, tuple[int, Mapping[str, int]]]) -> None:
+        """Store what an earlier job had left: by chunk, its length in bytes and who brought them."""
+        if not wholes:
+            return
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            for number, (length_bytes, by_worker) in wholes.items():
+                pipe.hset(self.key(job_id, "bytes"), str(Span(number)), length_bytes)
+                pipe.hset(self.key(job_id, "shares"), str(Span(number)), json.dumps(dict(by_worker)))
+            pipe.sadd(self.key(job_id, "done"), *wholes)
+            pipe.execute()
+
     def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
         """Forget who took over from whom where something is missing: these chunks are sent again."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:

@@ -89,7 +89,9 @@ def _to_record(
             "workers": workers,
             "state_times": times,
             "seconds": seconds,
-            "bytes_per_second": bytes_done / seconds if seconds else None,
+            "bytes_per_second": (
+                max(0, bytes_done - int(fields.get("resumed_bytes", 0))) / seconds if seconds else None
+            ),
             "error": json.loads(fields["error"]) if state is JobState.FAILED and "error" in fields else None,
         }
     )

@@ -74,7 +74,7 @@ def fetch_chunk(
         try:
             while not part.is_whole:
                 with opened or _open_rest(source, manifest, chunk, span, part, attempt) as body:
-                    _write_body(body, part, attempt, manifest)
+                    _write_body(body, part, attempt, manifest, worker)
                 opened = None
                 if chunk.length_bytes is None:
                     break
@@ -117,7 +117,7 @@ def keep_beginning(
             part.save(worker)
 
 
-def _write_body(body: Body, part: PartWriter, attempt: Attempt, manifest: Manifest) -> None:
+def _write_body(body: Body, part: PartWriter, attempt: Attempt, manifest: Manifest, worker: str) -> None:
     # Only a stream of unknown length can exceed it; what states its length was refused by the plan.
     most_bytes = manifest.spec.max_size_bytes if manifest.size_bytes is None else None
     for block in body.blocks():
@@ -128,6 +128,8 @@ def _write_body(body: Body, part: PartWriter, attempt: Attempt, manifest: Manife
         left_bytes = part.left_bytes
         part.write(block if left_bytes is None else block[:left_bytes])
         attempt.done_bytes = part.done_bytes
+        if manifest.honours_ranges:
+            part.keep_pace(worker)
         if left_bytes is not None and len(block) > left_bytes:
             return  # cut short: what follows, another worker fetches
 

@@ -138,6 +138,10 @@ class Manifest(_Stored):
         default_factory=dict
     )  #: algorithm -> hexadecimal; the origin's word
     restarts_count: int = Field(default=0, ge=0)  #: plans of this job that a changed file made void
+    has_query: bool = True  #: the submitted URL has a query, which `source_name` does not show
+    refuted_digests: dict[str, str] = Field(
+        default_factory=dict
+    )  #: expected once, and not those of the parts
     chunk_size_bytes: int = Field(gt=0)
     layout: LayoutName
     spec: JobSpec
@@ -148,6 +152,12 @@ class Manifest(_Stored):
     def origin(self) -> str:
         """Scheme, host and port of the submitted URL."""
         return origin_of(self.source_name)
+
+    @property
+    def can_be_gone_on_with(self) -> bool:
+        """Whether its parts are of use later: the origin sends the rest, and tells whether it is the same file."""
+        names_a_version = self.validator.etag or self.validator.last_modified
+        return self.honours_ranges and self.size_bytes is not None and bool(names_a_version)
 
     @property
     def chunks_count(self) -> int:
@@ -197,14 +207,19 @@ class PartState(_Stored):
     crc32c: int = Field(ge=0)  #: of these bytes
     file_name: str = Field(pattern=r"^[0-9a-z.-]{1,100}$")  #: the file that holds them, in the plan's folder
     brought_bytes: dict[str, int]  #: by worker host: who brought how much
+    is_synced: bool = False  #: the bytes were on disk when this was written
 
 
 class Checkpoint(PartState):
     """What an unfinished span has."""
 
+    is_left: bool = False  #: its writer has ended; False: it may go on writing to the file that this names
+
 
 class Receipt(PartState):
     """The proof of a complete span: as a rule of the whole part."""
+
+    boot: str | None = None  #: which running host wrote it; None: not known
 
 
 class Followed(_Stored):

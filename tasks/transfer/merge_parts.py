@@ -62,6 +62,8 @@ def merge_parts(
         receipts += proven.receipts
         if not proven.is_whole:
             missing.append(chunk)
+    # Not before all seem to be there: it may be all of the file that has to be read.
+    missing = missing or folder.refuted(manifest)
     if missing:
         return Incomplete(missing)
     return publish_parts(volume, folder, manifest, receipts, may_publish=may_publish)

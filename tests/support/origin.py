@@ -28,6 +28,7 @@ class Origin:
         self.lock = threading.Lock()
         self.served_bytes = 0
         self.requests: list[str] = []
+        self.paths: list[str] = []
         self.connections_count = 0
         self.slow_starts: dict[int, float] = {}  #: first byte of a range -> bytes per second
         self.open_count = 0
@@ -51,6 +52,7 @@ def origin(content: bytes) -> Iterator[Origin]:  # noqa: C901  (a handler in it,
         def do_GET(self) -> None:
             with one.lock:
                 one.requests.append(self.headers.get("Range", ""))
+                one.paths.append(self.path)
                 status = one.statuses.pop(0) if one.statuses else 0
                 one.open_count += 1
                 one.most_open_count = max(one.most_open_count, one.open_count)

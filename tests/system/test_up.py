@@ -106,15 +106,22 @@ def test_ctrl_c_ends_all_of_it_and_leaves_nothing(nginx_url, home, up):
     assert "Traceback" not in up.stderr
 
 
-def test_sigterm_in_the_middle_of_a_job_leaves_nothing_and_who_waits_is_told(nginx_url, home, up):
+def test_after_sigterm_in_the_middle_of_a_job_nothing_runs_and_another_up_goes_on_with_it(
+    nginx_url, documents, home, up
+):
     run = home.start("submit", f"{nginx_url}/slow/large", "--connections", "4")
     wait_until_fetching(run, home.volume)
     up.process.terminate()
     assert up.ended() == 0, up.stderr
     assert run.ended() == 5, run.stderr
     assert told_error(run.stderr)
+    assert home.left_running() == []
+    assert len(home.kept_jobs()) == 1
+    done = home.run("submit", f"{nginx_url}/slow/large")
+    assert done.returncode == 0, done.stderr
+    assert "that an earlier job left" in done.stderr
+    assert sha256_of(home.volume / "large") == documents.digests["large"]
     assert home.left() == []
-    assert list(home.volume.iterdir()) == []
 
 
 def test_after_it_was_killed_another_one_can_start(nginx_url, home, up):

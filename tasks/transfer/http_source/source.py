@@ -66,6 +66,7 @@ class Source:
         self._session = access.open_session(request)
         self._auth = access.auth_of(request)
         self.name = redact(request.url)  #: what may be shown of it
+        self.has_query = bool(urlsplit(request.url).query)
 
     def probe(self, first_bytes: int, attempt: Attempt, *, as_stream: bool = False) -> Probe:
         """Ask for the first bytes with a ranged GET, and learn from the answer.

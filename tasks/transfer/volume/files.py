@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import random
 import secrets
 import shutil
+import socket
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed, VolumeFull, VolumeMissing, VolumeReadOnly
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
@@ -40,6 +42,18 @@ def volume_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
         if error.errno in _MISSING:
             raise VolumeMissing(str(path)) from error
         raise VolumeFailed(str(path), error.strerror or type(error).__name__) from error
+
+
+@functools.cache
+def this_boot() -> str | None:
+    """Names this host from its start to its end: what was written meanwhile is read back from here, synced or not.
+
+    With the host's name, because virtual machines that were made from one snapshot share the kernel's id.
+    """
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{socket.gethostname()}"
+    except OSError:
+        return None
 
 
 def free_bytes(path: Path) -> int:

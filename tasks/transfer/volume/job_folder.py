@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -12,7 +13,8 @@ from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import Followed, LayoutName, Manifest
 from tasks.transfer.volume.files import make_folder, read_blocks, volume_errors, write_first, write_whole
 from tasks.transfer.volume.joining import join
-from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter, prove, refuse
+from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter
+from tasks.transfer.volume.proof import kept_bytes, prove, refuse, refute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 _FOLLOWED_NAME = "followed.json"
 _REMOVED = "removed."
+_LEFT = "left"
+#: What rename() says where it would have to replace something.
+_TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
 
 class JobFolder:
@@ -88,11 +93,23 @@ class JobFolder:
     def proven(self, manifest: Manifest, chunk: Chunk) -> Proven:
         """What is there of a chunk for certain."""
         with volume_errors(self.path):
-            return prove(self._plan_folder(manifest), chunk)
+            return prove(self._plan_folder(manifest), manifest, chunk)
 
     def missing(self, manifest: Manifest) -> list[Chunk]:
         """The chunks that are not there as a whole, in order."""
         return [chunk for chunk in manifest.chunks() if not self.proven(manifest, chunk).is_whole]
+
+    def refuted(self, manifest: Manifest) -> list[Chunk]:
+        """The chunks with receipts that the bytes do not bear out, in order; these receipts are removed."""
+        folder = self._plan_folder(manifest)
+        with volume_errors(folder):
+            return [chunk for chunk in manifest.chunks() if refute(folder, manifest, chunk)]
+
+    def kept_bytes(self, manifest: Manifest) -> int:
+        """How much of the file need not be fetched, by what receipts and checkpoints say."""
+        folder = self._plan_folder(manifest)
+        with volume_errors(folder):
+            return sum(kept_bytes(folder, manifest, chunk) for chunk in manifest.chunks())
 
     def holds(self, published: Path) -> bool:
         """Whether a published file is one of this job's: it keeps its name in the job's folder for a while."""
@@ -169,12 +186,48 @@ class JobFolder:
             finally:
                 os.close(fd)
 
-    def was_touched_since(self, time_seconds: float) -> bool:
-        """Whether a file of the job was written after a moment, in seconds since the epoch."""
-        try:
-            return any(path.stat().st_mtime > time_seconds for path in (self.path, *self.path.rglob("*")))
-        except OSError:
-            return False
+    def touched_at(self) -> float | None:
+        """When a file of the job was last written, in seconds since the epoch; None: there is none."""
+        latest: float | None = None
+        with contextlib.suppress(OSError):
+            for path in (self.path, *self.path.rglob("*")):
+                with contextlib.suppress(FileNotFoundError):
+                    latest = max(latest or 0.0, path.stat().st_mtime)
+        return latest
+
+    def mark_left(self) -> None:
+        """Say that nobody is at the job any more, so that another may go on with it at once."""
+        with volume_errors(self.path):
+            (self.path / _LEFT).touch()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether that was said."""
+        return (self.path / _LEFT).exists()
+
+    def move_to(self, other: JobFolder) -> bool:
+        """Hand all of it to another job, which has an empty folder; False if somebody else was quicker.
+
+        Nothing is copied: a rename, which has one winner.
+        """
+        with volume_errors(self.path):
+            try:
+                self.path.rename(other.path)
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                if error.errno not in _TAKEN:
+                    raise
+                return False
+            (other.path / _LEFT).unlink(missing_ok=True)
+        return True
+
+    def clear(self) -> None:
+        """Remove the manifest, then the parts: the job is planned anew."""
+        with volume_errors(self.path):
+            (self.path / "manifest.json").unlink(missing_ok=True)
+        for folder in self.path.glob("plan-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def remove(self) -> None:
         """Remove the folder with all in it, and the empty parents; harmless if it is gone."""

@@ -44,14 +44,16 @@ class Volume:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # Unmounted, there is an empty folder in its place, which the host's own disk would be filled through.
+        self._is_mount_point = root.is_mount()
 
     def check(self) -> None:
         """Make sure that the volume is there and may be written.
 
         Raises:
-            VolumeMissing, VolumeReadOnly: it is not.
+            VolumeMissing, VolumeReadOnly: it is not. Missing is also what was mounted once and is not any more.
         """
-        if not self.root.is_dir():
+        if not self.root.is_dir() or (self._is_mount_point and not self.root.is_mount()):
             raise VolumeMissing(str(self.root))
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise VolumeReadOnly(str(self.root))
@@ -99,7 +101,7 @@ class Volume:
             if not overwrite and os.path.lexists(path):
                 raise DestinationExists(str(path))
 
-    def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> None:
+    def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> str | None:
         """Let one unfinished job alone write to a destination.
 
         Args:
@@ -107,22 +109,27 @@ class Volume:
             job_id: who wants it.
             is_active: whether the job that has it, if any, may still finish.
 
+        Returns:
+            The job that had it before and will not finish, if there was one. Also when this is asked a second time.
+
         Raises:
             DestinationBusy: another active job has it.
         """
         path = self._reservation(destination)
+        before: str | None = None
         for _ in range(3):
             with volume_errors(path), contextlib.suppress(FileNotFoundError):
                 # Suppressed: the last job to end may remove the empty folder in between.
                 make_folder(path.parent)
-                if write_first(path, job_id, sync=False):
-                    return
-            holder = self._holder(path)
+                if write_first(path, f"{job_id} {before}" if before else job_id, sync=False):
+                    return before
+            holder, had_it = self._holders(path)
             if holder == job_id:
-                return
+                return had_it
             if holder is not None and is_active(holder):
                 raise DestinationBusy(str(self.path_of(destination)), holder)
             self._break(path, holder)
+            before = holder
         raise DestinationBusy(str(self.path_of(destination)), "unknown")
 
     def _break(self, path: Path, holder: str | None) -> None:
@@ -149,6 +156,29 @@ class Volume:
                 if self._holder(path) == job_id:
                     path.unlink(missing_ok=True)
         self.job(job_id).remove()
+
+    def leave(self, job_id: str) -> bool:
+        """Keep what an unfinished job has for a later submit, and say that nobody is at it any more.
+
+        Returns:
+            False if there is nothing of use: what was there is removed.
+        """
+        folder = self.job(job_id)
+        if not self.is_worth_keeping(job_id):
+            self.remove_job(job_id)
+            return False
+        folder.mark_left()
+        return True
+
+    def is_worth_keeping(self, job_id: str) -> bool:
+        """Whether a later submit can go on with what a job has."""
+        folder = self.job(job_id)
+        manifest = folder.read_manifest()
+        return (
+            manifest is not None
+            and manifest.can_be_gone_on_with
+            and not folder.holds(self.path_of(manifest.destination))
+        )
 
     def has_same_content(self, destination: str, whole: Path) -> bool:
         """Whether what has the destination's name is byte for byte the same; reads both."""
@@ -187,13 +217,18 @@ class Volume:
         name = hashlib.sha256(str(self.path_of(destination)).encode()).hexdigest()[:32]
         return self.root / FOLDER_NAME / "reserved" / name
 
+    def _holder(self, path: Path) -> str | None:
+        return self._holders(path)[0]
+
     @staticmethod
-    def _holder(path: Path) -> str | None:
+    def _holders(path: Path) -> tuple[str | None, str | None]:
+        """Who has a reservation, and who had it before."""
         try:
-            holder = path.read_text()
+            ids = path.read_text().split()
         except (FileNotFoundError, ValueError):
-            return None
-        return holder if _JOB_ID.fullmatch(holder) else None
+            return None, None
+        present, before, *_ = [*(each if _JOB_ID.fullmatch(each) else None for each in ids), None, None]
+        return present, before
 
 
 def _link(source: Path, target: Path) -> bool:

@@ -1,0 +1,62 @@
+"""Errors on which a person must act, neither about the origin nor about the volume."""
+
+from __future__ import annotations
+
+from tasks.transfer.errors.base import Side, TransferError
+
+
+class PermanentError(TransferError):
+    """Trying again would change nothing: a person must act."""
+
+
+class JobUnreadable(PermanentError):
+    """What is stored about a job cannot be read by this worker, for instance for want of the right key."""
+
+    side = Side.USAGE
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        """Say why."""
+        return self.reason
+
+
+class JobTimedOut(PermanentError):
+    """The job was not complete when the time that it was given had passed."""
+
+    side = Side.DEADLINE
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(job_id)
+        self.job_id = job_id
+
+    def __str__(self) -> str:
+        """Say what was kept, and the way on."""
+        return (
+            f"Job {self.job_id} was not complete when its --timeout had passed. Nothing was published, and what came "
+            f"is kept. Go on, with as much time again: orchestrator resume {self.job_id}"
+        )
+
+
+class UsageError(PermanentError):
+    """What was asked for makes no sense; the one argument is the sentence."""
+
+    side = Side.USAGE
+
+
+class BadURL(UsageError):
+    """Not an absolute http or https URL."""
+
+
+class BadName(UsageError):
+    """A destination name that is absolute, empty, or leaves the volume."""
+
+
+class BadOption(UsageError):
+    """A number or a size that makes no sense."""
+
+
+class SecretKeyMissing(UsageError):
+    """Credentials were given and there is no key to seal them with."""
