@@ -1,0 +1,371 @@
+"""The planning of one job: probe, decide, write the manifest, send the chunks.
+
+A file that fits one chunk is fetched and published right here: the answer to the probe is its body.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from orchestrator import adoption, checksums, dispatch, planner
+from tasks import outcomes
+from tasks.follow import follow
+from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
+from tasks.jobs import JobState
+from tasks.transfer.attempt import AttemptStopped, StopReason
+from tasks.transfer.digests import agree
+from tasks.transfer.errors import (
+    BadOption,
+    DestinationExists,
+    PlanVoidError,
+    TooLarge,
+    TransientError,
+    origin_of,
+)
+from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
+from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, Span
+from tasks.transfer.merge_parts import Incomplete, Merged, publish_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from tasks.records import Progress
+    from tasks.transfer.attempt import Attempt
+    from tasks.transfer.http_source import Probe, Source
+
+logger = logging.getLogger(__name__)
+
+#: How long a plan may go on fetching: a control slot is for plans, chunks have slots of their own.
+_PLAN_SLICE_SECONDS = 2.0
+#: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
+_BEGINNING_SECONDS = 0.5
+_NEVER_FENCED = 2**31
+
+
+class _AlreadyPublished(AttemptStopped):
+    """The job's own file has the destination's name."""
+
+
+class Planning:
+    """The planning of one job."""
+
+    def __init__(
+        self,
+        here: Host,
+        job_id: str,
+        spec: JobSpec,
+        sealed_request: str,
+        created_at: float,
+        touched_before: float | None,
+    ) -> None:
+        self._host = here
+        self._job_id = job_id
+        self._spec = spec
+        self._sealed_request = sealed_request
+        self._created_at = created_at
+        self._touched_before = touched_before
+        self._folder = here.volume.job(job_id)
+        self._destination: str | None = None
+        self._attempt_name = new_attempt_name()  # one for all that it does: the lease is under this name
+
+    def run(self, void_generation: int | None, *, as_stream: bool) -> None:
+        """Plan; the job is fetching or complete then."""
+        self._host.volume.check()
+        self._folder.create()
+        manifest = self._folder.read_manifest()
+        if manifest is not None and manifest.job_id != self._job_id:
+            manifest = None  # another job's, that an earlier delivery of this message was about to go on with
+        if manifest is None or manifest.generation == void_generation:
+            self._plan(manifest, as_stream=as_stream)
+        else:
+            # Also when the void plan has its successor: its worker may have died before it sent that.
+            self._send_missing(manifest)
+
+    def _plan(self, void: Manifest | None, *, as_stream: bool) -> None:
+        """Probe, decide and send; `void` is the plan that this one takes the place of, if there was one."""
+        source = self._host.source(self._sealed_request)
+        attempt, progress = self._new_attempt(source)
+        self._host.take_lease(progress(), self._spec)
+        try:
+            self._read_checksums(source)
+            probe = self._probe(source, attempt, progress, as_stream=as_stream)
+            with probe.body:
+                manifest, is_adopted = self._decide(source, probe, void)
+                if is_adopted:
+                    pass
+                elif manifest.size_bytes is None or manifest.chunks_count > 1:
+                    self._write(manifest, source, probe, void)
+                elif self._take_whole(manifest, source, probe):
+                    return
+                else:
+                    self._write(manifest, source, None, void)
+        finally:
+            self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
+        # The lease is back by now: the first chunk would wait for it.
+        self._send(manifest)
+
+    def _read_checksums(self, file: Source) -> None:
+        """Learn the file's digests from a list of checksums, if one goes with the job."""
+        source = self._host.checksums_source(self._sealed_request)
+        if source is None:
+            return
+        attempt, progress = self._new_attempt(file)
+        with self._host.watch.over(attempt, progress, slice_seconds=None):
+            text = source.read_text(checksums.MOST_BYTES, attempt)
+        found = checksums.choose(text, checksums.names_of(file.name, self._spec.output), source=source.name)
+        try:
+            digests = agree([*self._spec.digests.items(), *found.items()])
+        except ValueError as error:
+            raise BadOption(f"{source.name} contradicts the digest that was given: {error}.") from None
+        self._spec = self._spec.model_copy(update={"digests": digests})
+
+    def _probe(
+        self, source: Source, attempt: Attempt, progress: Callable[[], Progress], *, as_stream: bool
+    ) -> Probe:
+        """Probe, and have others know what the origin said of too many requests."""
+        first_bytes = planner.probe_bytes(self._spec.chunk_size_bytes)
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=None):
+                return source.probe(first_bytes, attempt, as_stream=as_stream)
+        except TransientError as error:
+            # Not a failed probe: other jobs have all the connections that the origin allows.
+            if self._host.was_crowded_out(progress(), error):
+                raise NoLease(CROWDED_OUT_SECONDS) from None
+            asked_seconds = error.retry_after_seconds
+            if (
+                asked_seconds is not None
+                and asked_seconds <= self._host.policy_for(self._spec).max_wait_seconds
+            ):
+                self._host.records.cool_down(progress().origin, asked_seconds)
+            raise
+
+    def give_up(self, error: Exception) -> None:
+        """Say why; without a manifest nothing is worth keeping."""
+        outcomes.fail(self._host, self._job_id, error)
+        self.clean_up()
+
+    def clean_up(self) -> None:
+        """Remove what a job that has ended left before it had a manifest; of one that goes on, nothing."""
+        state = self._host.records.state(self._job_id)
+        if (state is None or not state.is_active) and self._folder.read_manifest() is None:
+            outcomes.remove(self._host, self._job_id, self._destination)
+
+    def _decide(self, source: Source, probe: Probe, void: Manifest | None) -> tuple[Manifest, bool]:
+        """Reserve the destination, and choose chunk size and layout; or go on with what an earlier job has left.
+
+        Returns:
+            The manifest, and whether it is stored already, because there is something to go on with.
+        """
+        spec, size_bytes = self._spec, probe.identity.size_bytes
+        if spec.max_size_bytes is not None and (size_bytes or 0) > spec.max_size_bytes:
+            raise TooLarge(source.name, size_bytes or 0, spec.max_size_bytes)
+        destination = planner.choose_name(spec.output, probe.offered_name, source.name)
+        if void is not None:
+            destination = void.destination
+        self._check_destination(destination)
+        before = self._host.volume.reserve(destination, self._job_id, is_active=self._is_active)
+        self._destination = destination
+        wanted = self._wanted(source, probe, void, destination)
+        adopted = None if void else adoption.adopt(self._host, wanted, probe, before)
+        if adopted is not None:
+            self._go_on_with(adopted)
+            return adopted, True
+        # Before the chunk size, about which nothing can be done for a file that has no room whatever its chunks.
+        self._host.volume.check_space(size_bytes or 0)
+        chunk_size_bytes = planner.choose_chunk_size_bytes(
+            size_bytes,
+            spec.chunk_size_bytes,
+            connections=spec.connections or self._host.settings.connections,
+        )
+        manifest = wanted.model_copy(update={"chunk_size_bytes": chunk_size_bytes})
+        layout = self._choose_layout(manifest)
+        # In this order: what still runs of an older plan is fenced off before its progress is forgotten.
+        self._show(manifest)
+        self._host.records.start_over(self._job_id)
+        return manifest.model_copy(update={"layout": layout}), False
+
+    def _wanted(self, source: Source, probe: Probe, void: Manifest | None, destination: str) -> Manifest:
+        """The manifest without what there is to choose yet."""
+        size_bytes = probe.identity.size_bytes
+        return Manifest(
+            job_id=self._job_id,
+            generation=void.generation + 1 if void else 1,
+            plan_name=secrets.token_hex(6),
+            restarts_count=void.restarts_count + 1 if void else 0,
+            destination=destination,
+            source_name=source.name,
+            size_bytes=size_bytes,
+            validator=probe.identity.validator,
+            honours_ranges=probe.honours_ranges,
+            content_coding=probe.content_coding,
+            offered_digests=probe.offered_digests,
+            has_query=source.has_query,
+            chunk_size_bytes=max(size_bytes or 0, 1),
+            layout=LayoutName.PARTS,
+            spec=self._spec,
+            sealed_request=self._sealed_request,
+            created_at=self._created_at,
+        )
+
+    def _choose_layout(self, manifest: Manifest) -> LayoutName:
+        """Choose how parts lie on the volume, and make sure that there is room."""
+        volume, count = self._host.volume, manifest.chunks_count
+        clones = count > 1 and volume.clones(self._job_id)
+        layout = planner.choose_layout(
+            self._spec.layout, validator=manifest.validator, chunks_count=count, clones=clones
+        )
+        volume.check_space(
+            planner.needed_bytes(manifest.size_bytes, layout, chunks_count=count, clones=clones)
+        )
+        return layout
+
+    def _go_on_with(self, manifest: Manifest) -> None:
+        """Say how much of a file is there, and make sure that there is room for the rest."""
+        volume, records, count = self._host.volume, self._host.records, manifest.chunks_count
+        kept_bytes = self._folder.kept_bytes(manifest)
+        self._show(manifest, {"resumed_bytes": kept_bytes})
+        records.start_over(self._job_id)
+        records.adopt(self._job_id, adoption.whole_chunks(self._folder, manifest))
+        logger.info("job adopted job=%s bytes=%d", self._job_id, kept_bytes)
+        clones = manifest.layout is LayoutName.PARTS and volume.clones(self._job_id)
+        needed_bytes = planner.needed_bytes(
+            manifest.size_bytes, manifest.layout, chunks_count=count, clones=clones
+        )
+        volume.check_space(max(0, needed_bytes - kept_bytes))
+
+    def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
+        """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
+        attempt, progress = self._new_attempt(source)
+        receipts: tuple[Receipt, ...] = ()
+        self._folder.make_plan_folder(manifest)
+        if manifest.chunks_count:
+            try:
+                with self._host.watch.over(attempt, progress, slice_seconds=_PLAN_SLICE_SECONDS):
+                    probe.body.hand_to(attempt)
+                    brought = fetch_chunk(
+                        source,
+                        self._folder,
+                        manifest,
+                        manifest.chunk(0),
+                        attempt,
+                        self._host.name,
+                        opened=probe.body,
+                    )
+            except (AttemptStopped, TransientError, PlanVoidError) as error:
+                if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
+                    raise
+                return False
+            receipts = brought.proven.receipts
+            self._host.records.span_done(progress(), brought.by_worker, is_whole=True)
+        result = self._publish(manifest, receipts)
+        if isinstance(result, Incomplete):
+            return False
+        outcomes.complete(self._host, manifest, result)
+        return True
+
+    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged | Incomplete:
+        """Publish a file of one chunk, which another delivery of this message may be doing too."""
+        try:
+            return publish_parts(self._host.volume, self._folder, manifest, receipts)
+        except DestinationExists:
+            whole = self._folder.join(manifest, receipts)
+            if not self._host.volume.has_same_content(manifest.destination, whole):
+                raise
+            mine = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"overwrite": True})})
+            return publish_parts(self._host.volume, self._folder, mine, receipts)
+
+    def _write(self, manifest: Manifest, source: Source, probe: Probe | None, void: Manifest | None) -> None:
+        """Store the plan, with the beginning of its first chunk where the probe's answer has it."""
+        if void is not None:
+            present = self._folder.read_manifest()
+            if present is None or present.generation != void.generation:
+                raise AttemptStopped(StopReason.JOB_ENDED)  # another successor of the void plan was quicker
+            self._folder.replace_plan(manifest)
+        elif not self._folder.write_first_manifest(manifest):
+            raise AttemptStopped(StopReason.JOB_ENDED)  # this message came twice, and the other was quicker
+        if probe is None or not manifest.honours_ranges:
+            return
+        attempt, progress = self._new_attempt(source)
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
+                probe.body.hand_to(attempt)
+                keep_beginning(
+                    self._folder,
+                    manifest,
+                    manifest.chunk(0),
+                    probe.body,
+                    attempt,
+                    self._host.name,
+                    most_seconds=_BEGINNING_SECONDS,
+                )
+        except (AttemptStopped, TransientError) as error:
+            # What came is saved; the chunk's task goes on there.
+            logger.info("beginning cut short job=%s cause=%s", self._job_id, type(error).__name__)
+
+    def _send_missing(self, manifest: Manifest) -> None:
+        """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
+        self._destination = manifest.destination
+        with contextlib.suppress(_AlreadyPublished):  # then the merge has only to say so
+            self._check_destination(manifest.destination)
+        self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
+        manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
+        # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
+        self._show(manifest)
+        self._folder.write_manifest(manifest)
+        missing = self._folder.missing(manifest)
+        self._host.records.rejoin(self._job_id, [chunk.number for chunk in missing])
+        self._send(manifest)
+
+    def _send(self, manifest: Manifest) -> None:
+        # The state first: a chunk task that runs at once must find a job that is fetching.
+        if self._host.records.transition(
+            self._job_id, JobState.FETCHING, allowed={JobState.PLANNING, JobState.FETCHING}
+        ):
+            follow(self._host, manifest)
+            dispatch.send(manifest, self._folder.missing(manifest))
+
+    def _show(self, manifest: Manifest, more: Mapping[str, int] | None = None) -> None:
+        """Put what was decided in the record. The generation stops what still runs for an older one."""
+        fields: dict[str, str | int] = {
+            "path": str(self._host.volume.path_of(manifest.destination)),
+            "chunks_count": manifest.chunks_count,
+            "generation": manifest.generation,
+            **(more or {}),
+        }
+        if manifest.size_bytes is not None:
+            fields["size_bytes"] = manifest.size_bytes
+        if not self._host.records.transition(
+            self._job_id, JobState.PLANNING, allowed={JobState.PLANNING}, fields=fields
+        ):
+            raise AttemptStopped(StopReason.JOB_ENDED)
+
+    def _new_attempt(self, source: Source) -> tuple[Attempt, Callable[[], Progress]]:
+        # Generation: a plan is not fenced by the sendings it makes.
+        return self._host.new_attempt(
+            self._job_id,
+            Span(0),
+            generation=_NEVER_FENCED,
+            origin=origin_of(source.name),
+            name=self._attempt_name,
+        )
+
+    def _check_destination(self, destination: str) -> None:
+        """Make sure that the destination is free.
+
+        Raises:
+            DestinationExists: it is not.
+            _AlreadyPublished: what is there is this job's own file, published by another delivery of a message.
+        """
+        try:
+            self._host.volume.check_destination(destination, overwrite=self._spec.overwrite)
+        except DestinationExists:
+            if self._folder.holds(self._host.volume.path_of(destination)):
+                raise _AlreadyPublished(StopReason.JOB_ENDED) from None
+            raise
+
+    def _is_active(self, job_id: str) -> bool:
+        return adoption.is_active(self._host, job_id, touched_before=self._touched_before)
