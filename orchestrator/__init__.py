@@ -5,19 +5,27 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.access import Access
     from orchestrator.client import Job, JobEndedBadly, Orchestrator, StillRunning
+    from orchestrator.submission import Wanted
 
-__all__ = ["Access", "Job", "JobEndedBadly", "Orchestrator", "StillRunning"]
+_HOMES = {
+    "Access": "orchestrator.access",
+    "Job": "orchestrator.client",
+    "JobEndedBadly": "orchestrator.client",
+    "Orchestrator": "orchestrator.client",
+    "StillRunning": "orchestrator.client",
+    "Wanted": "orchestrator.submission",
+}
+__all__ = ["Access", "Job", "JobEndedBadly", "Orchestrator", "StillRunning", "Wanted"]
 
 
 def __getattr__(name: str) -> object:
     """Load the client when it is asked for: Celery is half a second that ``orchestrator --help`` need not pay."""
-    if name in __all__:
-        from orchestrator import client
-
-        return getattr(client, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(name)

@@ -9,37 +9,41 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kombu.exceptions import OperationalError
-from pydantic import ValidationError
 
 from orchestrator import checksums as checksum_lists
-from orchestrator import planner, rendezvous
-from orchestrator.access import Access, request_for
+from orchestrator import rendezvous
 from orchestrator.stack import PrivateStack
-from tasks.app import PLAN_TASK, QUEUES, REMOVE_TASK, VERIFY_TASK, make_app
+from orchestrator.submission import Options, Wanted, new_job
+from tasks.app import PLAN_MANY_TASK, PLAN_TASK, QUEUES, REMOVE_TASK, VERIFY_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
-from tasks.records import RedisError
-from tasks.sealing import new_key, seal
+from tasks.records import NoSuchJob, RedisError
+from tasks.sealing import new_key
 from tasks.settings import Settings
-from tasks.transfer.errors import BadOption, JobTimedOut, PermanentError, VolumeError, redact, side_of
-from tasks.transfer.manifest import JobSpec, LayoutName
+from tasks.transfer.errors import JobTimedOut, PermanentError, VolumeError, side_of
 from tasks.transfer.volume import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
     from types import TracebackType
 
     from celery import Celery
 
-    from tasks.records import Records
+    from tasks.records import NewJob, Records
     from tasks.transfer.verify_file import Verification
 
 #: How often a waiting client looks, changes of state aside, which it is told at once.
 _LOOK_SECONDS = 0.25
+#: How much longer than a look at many jobs the pause behind it is.
+_LOOK_COSTS = 10
+#: So many small files share a task at most: what a worker that dies leaves for its message to come again.
+_MOST_JOBS_A_TASK = 32
+#: Into so many tasks even a short list is split, for that many workers.
+_LEAST_TASKS = 64
 #: How long a reply of a worker may take.
 _PING_SECONDS = 1.0
 #: How long one call of Redis waits for an answer.
@@ -234,18 +238,7 @@ class Orchestrator:
         sha256: str | None = None,
         digests: Mapping[str, str] | None = None,
         checksums: str | Path | None = None,
-        verify_offered: bool = True,
-        chunk_size_bytes: int | None = None,
-        connections: int | None = None,
-        layout: LayoutName | str = LayoutName.AUTO,
-        overwrite: bool = False,
-        sync: bool = True,
-        strict: bool = False,
-        restarts: bool = True,
-        max_size_bytes: int | None = None,
-        max_wait_seconds: float | None = None,
-        timeout_seconds: float | None = None,
-        access: Access | None = None,
+        **options: Unpack[Options],
     ) -> Job:
         """Submit one URL.
 
@@ -255,52 +248,84 @@ class Orchestrator:
             sha256: the digest that the file must have, in hexadecimal.
             digests: others that it must have, in hexadecimal: sha-512, sha-256, sha-1, md5, crc32c.
             checksums: a list like SHA256SUMS that has the file's digest: its URL, which a worker reads, or a file here.
-            verify_offered: without any of these, compare with the digests that the origin offers, if it does.
-            chunk_size_bytes: None: chosen from the file's size.
-            connections: the most connections at a time; None: 16.
-            layout: how parts lie on the volume.
-            overwrite: replace what has the destination's name.
-            sync: have the data on disk before the file is visible.
-            strict: take another ETag for another file, though size and Last-Modified agree.
-            restarts: start over once if the file changes midway, else fail.
-            max_size_bytes: refuse a larger file; None: any that there is room for.
-            max_wait_seconds: the longest ``Retry-After`` to obey; None: the workers' setting.
-            timeout_seconds: the job fails if its last byte has not come by then; None: it takes what it takes.
-            access: headers, password, cookies, certificates, proxy.
+            options: see `Options`.
 
         Raises:
             UsageError: something of that makes no sense, or credentials were given and there is no key.
             RedisError: Redis cannot be used.
         """
-        is_list_remote = checksums is not None and checksum_lists.is_url(checksums)
-        request = request_for(
-            url, access or Access(), checksums_url=str(checksums) if is_list_remote else None
-        )
-        found: Mapping[str, str] = {}
-        if checksums is not None and not is_list_remote:
-            found = checksum_lists.choose_in(Path(checksums), checksum_lists.names_of(request.url, output))
-        spec = _spec(
-            output=output,
-            digests=checksum_lists.given(sha256, digests or {}, found),
-            verifies_offered=verify_offered,
-            chunk_size_bytes=chunk_size_bytes,
-            connections=connections,
-            layout=layout,
-            overwrite=overwrite,
-            sync=sync,
-            strict=strict,
-            restarts=restarts,
-            max_size_bytes=max_size_bytes,
-            max_wait_seconds=max_wait_seconds,
-            timeout_seconds=timeout_seconds,
-        )
-        sealed = seal(request, self.settings.secret_key)
-        job_id = secrets.token_hex(6)
-        shown_url = redact(request.url)
-        self.records.create(job_id, url=shown_url, spec=spec, sealed_request=sealed, now=time.time())
-        self._submitted.append(job_id)
-        self._send(PLAN_TASK, job_id, f"({job_id}, {shown_url})")
-        return Job(self, job_id)
+        wanted = Wanted(url, output, checksum_lists.given(sha256, digests or {}), checksums)
+        new = new_job(wanted, self.settings.secret_key, options)
+        self._record([new])
+        self._send(PLAN_TASK, new.job_id, f"({new.job_id}, {new.url})")
+        return Job(self, new.job_id)
+
+    def submit_many(self, files: Iterable[str | Wanted], **options: Unpack[Options]) -> list[Job]:
+        """Submit many files, of which small ones share the price of a task.
+
+        Args:
+            files: URLs, or what only one of the files has.
+            options: see `Options`; for all of them.
+
+        Raises:
+            UsageError, RedisError: as for `submit`; then none was submitted.
+        """
+        wanted = [each if isinstance(each, Wanted) else Wanted(each) for each in files]
+        news = [new_job(each, self.settings.secret_key, options) for each in wanted]
+        self._record(news)
+        count = min(_MOST_JOBS_A_TASK, max(1, len(news) // _LEAST_TASKS))
+        for begin in range(0, len(news), count):
+            some = news[begin : begin + count]
+            self._send(PLAN_MANY_TASK, [new.job_id for new in some], f"({some[0].url}, {len(some)} jobs)")
+        return [Job(self, new.job_id) for new in news]
+
+    def wait_for_all(
+        self,
+        jobs: Iterable[Job],
+        timeout_seconds: float | None = None,
+        *,
+        on_look: Callable[[int], object] = lambda _: None,
+    ) -> list[JobRecord]:
+        """Wait until all have ended, well or badly.
+
+        Args:
+            jobs: which.
+            timeout_seconds: how long at most; None: as long as it takes.
+            on_look: called with the number of those that have not ended, at short intervals.
+
+        Returns:
+            The record of each, in order; of those too that go on when the time is over.
+
+        Raises:
+            NoSuchJob: one has no record.
+            RedisError: as for `Job.wait`.
+        """
+        began_seconds = time.monotonic()
+        job_ids = [job.job_id for job in jobs]
+        active = job_ids
+        while True:
+            looked_seconds = time.monotonic()
+            states = self.records.states(active)
+            active = [each for each, state in zip(active, states, strict=True) if state and state.is_active]
+            on_look(len(active))
+            now = time.monotonic()
+            # A tenth of a processor at most, however many they are.
+            left_seconds = min(_LOOK_SECONDS, _LOOK_COSTS * (now - looked_seconds))
+            if timeout_seconds is not None:
+                left_seconds = min(left_seconds, began_seconds + timeout_seconds - now)
+            if not active or left_seconds <= 0:
+                break
+            self.check_stack()
+            time.sleep(left_seconds)
+        found = {record.job_id: record for record in self.records.read_all(job_ids)}
+        for job_id in job_ids:
+            if job_id not in found:
+                raise NoSuchJob(job_id)
+        return [found[job_id] for job_id in job_ids]
+
+    def _record(self, jobs: Sequence[NewJob]) -> None:
+        self.records.create(jobs, now=time.time())
+        self._submitted += [job.job_id for job in jobs]
 
     def job(self, job_id: str) -> Job:
         """A handle on a job that was submitted before; `NoSuchJob` if there is no record of it."""
@@ -327,7 +352,7 @@ class Orchestrator:
     def resume(self, job_id: str) -> bool:
         """See `Job.resume`."""
         asked = self.records.request(job_id)
-        fields = self.records.deadline(asked[0]) if asked else {}
+        fields = self.records.deadline(asked.spec) if asked else {}
         done = self.records.transition(job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields)
         if done:
             self._send(PLAN_TASK, job_id, f"({job_id}, resumed)")
@@ -398,25 +423,11 @@ class Orchestrator:
             self._app = make_app(self.settings)
         return self._app
 
-    def _send(self, task: str, job_id: str, shown: str, *more: str) -> None:
+    def _send(self, task: str, subject: str | Sequence[str], shown: str, *more: str) -> None:
         try:
             self._celery().send_task(
-                task, args=(job_id, *more), argsrepr=shown, kwargsrepr="{}", ignore_result=True
+                task, args=(subject, *more), argsrepr=shown, kwargsrepr="{}", ignore_result=True
             )
         except OperationalError as error:
             # Not its text: that may carry the URL of Redis with its password.
             raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
-
-
-def _spec(*, output: str | None, layout: LayoutName | str, **others: Any) -> JobSpec:
-    if output is not None:
-        planner.check_output(output)
-    try:
-        layout = LayoutName(layout)
-    except ValueError as error:
-        raise BadOption(f"That is {error}.") from None
-    try:
-        return JobSpec(output=output, layout=layout, **others)
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise BadOption(f"{problem['loc'][0]} makes no sense: {problem['msg'].lower()}.") from None

@@ -27,13 +27,13 @@ from tasks.transfer.errors import (
     origin_of,
 )
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Receipt, Span
+from tasks.transfer.manifest import LayoutName, Manifest, Receipt, Span
 from tasks.transfer.merge_parts import Incomplete, Merged, publish_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from tasks.records import Progress
+    from tasks.records import Asked, Progress
     from tasks.transfer.attempt import Attempt
     from tasks.transfer.http_source import Probe, Source
 
@@ -57,16 +57,13 @@ class Planning:
         self,
         here: Host,
         job_id: str,
-        spec: JobSpec,
-        sealed_request: str,
-        created_at: float,
+        asked: Asked,
         touched_before: float | None,
     ) -> None:
         self._host = here
         self._job_id = job_id
-        self._spec = spec
-        self._sealed_request = sealed_request
-        self._created_at = created_at
+        self._spec = asked.spec
+        self._asked = asked
         self._touched_before = touched_before
         self._folder = here.volume.job(job_id)
         self._destination: str | None = None
@@ -87,7 +84,7 @@ class Planning:
 
     def _plan(self, void: Manifest | None, *, as_stream: bool) -> None:
         """Probe, decide and send; `void` is the plan that this one takes the place of, if there was one."""
-        source = self._host.source(self._sealed_request)
+        source = self._host.source(self._asked.sealed_request)
         attempt, progress = self._new_attempt(source)
         self._host.take_lease(progress(), self._spec)
         try:
@@ -110,7 +107,7 @@ class Planning:
 
     def _read_checksums(self, file: Source) -> None:
         """Learn the file's digests from a list of checksums, if one goes with the job."""
-        source = self._host.checksums_source(self._sealed_request)
+        source = self._host.checksums_source(self._asked.sealed_request)
         if source is None:
             return
         attempt, progress = self._new_attempt(file)
@@ -183,9 +180,7 @@ class Planning:
         )
         manifest = wanted.model_copy(update={"chunk_size_bytes": chunk_size_bytes})
         layout = self._choose_layout(manifest)
-        # In this order: what still runs of an older plan is fenced off before its progress is forgotten.
-        self._show(manifest)
-        self._host.records.start_over(self._job_id)
+        self._show(manifest, forgets_progress=True)
         return manifest.model_copy(update={"layout": layout}), False
 
     def _wanted(self, source: Source, probe: Probe, void: Manifest | None, destination: str) -> Manifest:
@@ -207,8 +202,8 @@ class Planning:
             chunk_size_bytes=max(size_bytes or 0, 1),
             layout=LayoutName.PARTS,
             spec=self._spec,
-            sealed_request=self._sealed_request,
-            created_at=self._created_at,
+            sealed_request=self._asked.sealed_request,
+            created_at=self._asked.created_at,
         )
 
     def _choose_layout(self, manifest: Manifest) -> LayoutName:
@@ -227,8 +222,7 @@ class Planning:
         """Say how much of a file is there, and make sure that there is room for the rest."""
         volume, records, count = self._host.volume, self._host.records, manifest.chunks_count
         kept_bytes = self._folder.kept_bytes(manifest)
-        self._show(manifest, {"resumed_bytes": kept_bytes})
-        records.start_over(self._job_id)
+        self._show(manifest, {"resumed_bytes": kept_bytes}, forgets_progress=True)
         records.adopt(self._job_id, adoption.whole_chunks(self._folder, manifest))
         logger.info("job adopted job=%s bytes=%d", self._job_id, kept_bytes)
         clones = manifest.layout is LayoutName.PARTS and volume.clones(self._job_id)
@@ -328,7 +322,9 @@ class Planning:
             follow(self._host, manifest)
             dispatch.send(manifest, self._folder.missing(manifest))
 
-    def _show(self, manifest: Manifest, more: Mapping[str, int] | None = None) -> None:
+    def _show(
+        self, manifest: Manifest, more: Mapping[str, int] | None = None, *, forgets_progress: bool = False
+    ) -> None:
         """Put what was decided in the record. The generation stops what still runs for an older one."""
         fields: dict[str, str | int] = {
             "path": str(self._host.volume.path_of(manifest.destination)),
@@ -339,7 +335,11 @@ class Planning:
         if manifest.size_bytes is not None:
             fields["size_bytes"] = manifest.size_bytes
         if not self._host.records.transition(
-            self._job_id, JobState.PLANNING, allowed={JobState.PLANNING}, fields=fields
+            self._job_id,
+            JobState.PLANNING,
+            allowed={JobState.PLANNING},
+            fields=fields,
+            forgets_progress=forgets_progress,
         ):
             raise AttemptStopped(StopReason.JOB_ENDED)
 

@@ -18,6 +18,7 @@ CHUNKS_QUEUE = "chunks"
 QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
 
 PLAN_TASK = "orchestrator.plan"
+PLAN_MANY_TASK = "orchestrator.plan_many"
 FETCH_TASK = "tasks.fetch_chunk"
 HELP_TASK = "tasks.help"
 MERGE_TASK = "tasks.merge_parts"
@@ -60,6 +61,8 @@ def _delivery(settings: Settings) -> dict[str, object]:
             MERGE_TASK: {"queue": MERGE_QUEUE},
             REMOVE_TASK: {"queue": MERGE_QUEUE},
             VERIFY_TASK: {"queue": MERGE_QUEUE},
+            # It fetches files: for as many at a time as chunks are, and not in the slots that others' plans need.
+            PLAN_MANY_TASK: {"queue": CHUNKS_QUEUE},
             FETCH_TASK: {"queue": CHUNKS_QUEUE},
             HELP_TASK: {"queue": CHUNKS_QUEUE},
         },

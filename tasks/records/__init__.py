@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from tasks.records.attempts import Attempts, Next, Progress, Search, Standing
 from tasks.records.client import RedisError, without_password
-from tasks.records.jobs import JobRecords
+from tasks.records.jobs import Asked, JobRecords, NewJob
 from tasks.records.leases import Lease, Leases
 from tasks.records.reading import NoSuchJob
 
@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 __all__ = [
+    "Asked",
     "Lease",
+    "NewJob",
     "Next",
     "NoSuchJob",
     "Progress",

@@ -269,12 +269,6 @@ class Attempts(Leases):
         with self.translated():
             self._redis.hincrby(self.key(job_id), "retries_count", 1)
 
-    def start_over(self, job_id: str) -> None:
-        """Forget the progress of an earlier plan, of which nothing is left."""
-        kinds = ("bytes", "done", "shares", "stops", "speeds", "help")
-        with self.translated():
-            self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
-
     def adopt(self, job_id: str, wholes: Mapping[int, tuple[int, Mapping[str, int]]]) -> None:
         """Store what an earlier job had left: by chunk, its length in bytes and who brought them."""
         if not wholes:

@@ -4,29 +4,66 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState
-from tasks.records.client import Client
+from tasks.records.client import Client, RedisError
 from tasks.records.leases import as_state
 from tasks.records.reading import NoSuchJob, to_record
 from tasks.transfer.errors import JobTimedOut
 from tasks.transfer.manifest import JobSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 #: How long an answer is kept that nobody takes.
 _ANSWER_SECONDS = 600
 
-# A change of state is one step: two workers that see different ends agree on the first.
+#: What a job has besides its record, and what a new plan of it begins without.
+_KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
+
+# A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
+# each that may changes.
 _TRANSITION = """
-local state = redis.call('HGET', KEYS[1], 'state')
-if not state or not string.find(ARGV[1], '|' .. state .. '|', 1, true) then return 0 end
-redis.call('HSET', KEYS[1], 'state', ARGV[2], unpack(ARGV, 3))
-redis.call('PUBLISH', KEYS[2], ARGV[2])
-return 1
+local allowed, to, age, forgets, asks = unpack(ARGV)
+local changed = {}
+for first = 1, #KEYS, 8 do
+  local job, changes, bytes, done, shares, stops, speeds, help = unpack(KEYS, first, first + 7)
+  local state = redis.call('HGET', job, 'state')
+  if not state or not string.find(allowed, '|' .. state .. '|', 1, true) then
+    table.insert(changed, 0)
+  else
+    redis.call('HSET', job, 'state', to, unpack(ARGV, 6))
+    redis.call('PUBLISH', changes, to)
+    if forgets == '1' then redis.call('DEL', bytes, done, shares, stops, speeds, help) end
+    for _, key in ipairs({job, bytes, done, shares, stops, speeds}) do
+      if age == '' then redis.call('PERSIST', key) else redis.call('EXPIRE', key, age) end
+    end
+    table.insert(changed, asks == '1' and redis.call('HMGET', job, 'spec', 'request', 'created_at') or 1)
+  end
+end
+return changed
 """
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """A job that has no record yet."""
+
+    job_id: str
+    url: str  #: as it may be shown
+    spec: JobSpec
+    sealed_request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for of a job."""
+
+    spec: JobSpec
+    sealed_request: str
+    created_at: float
 
 
 class JobRecords(Client):
@@ -34,20 +71,20 @@ class JobRecords(Client):
 
     age_seconds: int  #: how long the record of an ended job is kept
 
-    def create(self, job_id: str, *, url: str, spec: JobSpec, sealed_request: str, now: float) -> None:
-        """Record a new job in the state ``queued``."""
-        fields = {
-            "state": JobState.QUEUED.value,
-            "url": url,
-            "spec": spec.model_dump_json(),
-            "request": sealed_request,
-            "created_at": repr(now),
-            f"at:{JobState.QUEUED}": repr(now),
-        }
-        fields |= self.deadline(spec)
+    def create(self, jobs: Iterable[NewJob], *, now: float) -> None:
+        """Record new jobs in the state ``queued``, all of them or none."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.hset(self.key(job_id), mapping=fields)
-            pipe.zadd(f"{self.prefix}jobs", {job_id: now})
+            for job in jobs:
+                fields = {
+                    "state": JobState.QUEUED.value,
+                    "url": job.url,
+                    "spec": job.spec.model_dump_json(),
+                    "request": job.sealed_request,
+                    "created_at": repr(now),
+                    f"at:{JobState.QUEUED}": repr(now),
+                }
+                pipe.hset(self.key(job.job_id), mapping=fields | self.deadline(job.spec))
+                pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
             pipe.execute()
 
     def deadline(self, spec: JobSpec) -> dict[str, str]:
@@ -65,6 +102,7 @@ class JobRecords(Client):
         *,
         allowed: Iterable[JobState] = ACTIVE_STATES,
         fields: Mapping[str, str | int | float] | None = None,
+        forgets_progress: bool = False,
     ) -> bool:
         """Change the state if the present one is among `allowed`; False if it is not.
 
@@ -73,15 +111,47 @@ class JobRecords(Client):
             to: the new state.
             allowed: states that may change to it.
             fields: more fields of the record, set in the same step.
+            forgets_progress: of an earlier plan, of which nothing is left.
         """
-        values = {f"at:{to}": repr(time.time()), **(fields or {})}
-        flat = [str(item) for pair in values.items() for item in pair]
-        states = "|" + "|".join(allowed) + "|"
-        keys = [self.key(job_id), self.key(job_id, "changes")]
-        done = bool(self.run(_TRANSITION, keys=keys, args=[states, to.value, *flat]))
-        if done:
-            self._expire(job_id, final=to.is_final)
-        return done
+        args = [
+            str(int(forgets_progress)),
+            "",
+            *(str(item) for pair in (fields or {}).items() for item in pair),
+        ]
+        return self._change([job_id], to, allowed, *args) != [0]
+
+    def begin_plans(self, job_ids: Sequence[str], *, allowed: Iterable[JobState]) -> dict[str, Asked]:
+        """Have those of these jobs that are in an allowed state be in ``planning``; what was asked for of each."""
+        answers = self._change(job_ids, JobState.PLANNING, allowed, "0", "1")
+        begun = {}
+        for job_id, answer in zip(job_ids, answers, strict=True):
+            try:
+                if answer:
+                    begun[job_id] = _to_asked(job_id, *answer)
+            except RedisError as error:
+                # The others have nothing to do with it.
+                self.fail(job_id, JobError(code=error.code, message=str(error)))
+        return begun
+
+    def _change(
+        self,
+        job_ids: Sequence[str],
+        to: JobState,
+        allowed: Iterable[JobState],
+        forgets: str,
+        asks: str,
+        *fields: str,
+    ) -> list[Any]:
+        kinds = ("", "changes", *_KINDS)
+        age = str(self.age_seconds) if to.is_final else ""
+        answers: list[Any] = self.run(
+            _TRANSITION,
+            keys=[self.key(job_id, kind) for job_id in job_ids for kind in kinds],
+            args=[
+                f"|{'|'.join(allowed)}|", to.value, age, forgets, asks, f"at:{to}", repr(time.time()), *fields
+            ],
+        )  # fmt: skip
+        return answers
 
     def fail(self, job_id: str, error: JobError, *, allowed: Iterable[JobState] = ACTIVE_STATES) -> bool:
         """Mark a job failed; False if it is in none of the `allowed` states."""
@@ -97,29 +167,17 @@ class JobRecords(Client):
             allowed=ACTIVE_STATES - {JobState.MERGING},
         )
 
-    def _expire(self, job_id: str, *, final: bool) -> None:
-        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
-            for kind in ("", "bytes", "done", "shares", "stops", "speeds"):
-                key = self.key(job_id, kind)
-                if final:
-                    pipe.expire(key, self.age_seconds)
-                else:
-                    pipe.persist(key)
-            pipe.execute()
-
     def state(self, job_id: str) -> JobState | None:
         """The job's state, or None if there is no record."""
         with self.translated():
             value = self._redis.hget(self.key(job_id), "state")
         return as_state(value)
 
-    def request(self, job_id: str) -> tuple[JobSpec, str, float] | None:
-        """What was asked for: the spec, the sealed request, when. None if there is no record."""
+    def request(self, job_id: str) -> Asked | None:
+        """What was asked for; None if there is no record."""
         with self.translated():
             spec, sealed, created_at = self._redis.hmget(self.key(job_id), "spec", "request", "created_at")
-        if spec is None or sealed is None:
-            return None
-        return JobSpec.model_validate_json(spec), sealed, float(created_at or 0)
+        return None if spec is None or sealed is None else _to_asked(job_id, spec, sealed, created_at)
 
     def destination(self, job_id: str) -> str | None:
         """Where a complete job's file was published, relative to the volume."""
@@ -141,6 +199,13 @@ class JobRecords(Client):
             found = self._redis.blpop([f"{self.prefix}answer:{token}"], timeout=seconds)
         return found[1] if found else None
 
+    def states(self, job_ids: Sequence[str]) -> list[JobState | None]:
+        """The state of each of these jobs, None where there is no record."""
+        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.hget(self.key(job_id), "state")
+            return [as_state(value) for value in pipe.execute()]
+
     def read(self, job_id: str) -> JobRecord:
         """The record of a job.
 
@@ -148,30 +213,39 @@ class JobRecords(Client):
             NoSuchJob: there is none.
             RedisError: Redis cannot be used.
         """
+        for record in self.read_all([job_id]):
+            return record
+        raise NoSuchJob(job_id)
+
+    def read_all(self, job_ids: Sequence[str]) -> list[JobRecord]:
+        """The records of those of these jobs that have one."""
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
-            pipe.hgetall(self.key(job_id))
-            pipe.hvals(self.key(job_id, "bytes"))
-            pipe.scard(self.key(job_id, "done"))
-            pipe.hgetall(self.key(job_id, "shares"))
             pipe.time()
-            pipe.zrange(self.key(job_id, "leases"), 0, -1, withscores=True)
-            fields, counts, chunks_done, shares, now, leases = pipe.execute()
-        if "state" not in fields:
-            raise NoSuchJob(job_id)
-        holders = [holder for holder, ends_at in leases if ends_at > now[0]]
-        return to_record(job_id, fields, counts, chunks_done, shares, holders)
+            for job_id in job_ids:
+                pipe.hgetall(self.key(job_id))
+                pipe.hvals(self.key(job_id, "bytes"))
+                pipe.scard(self.key(job_id, "done"))
+                pipe.hgetall(self.key(job_id, "shares"))
+                pipe.zrange(self.key(job_id, "leases"), 0, -1, withscores=True)
+            (seconds, _), *answers = pipe.execute()
+        records = []
+        for job_id, fields, counts, chunks_done, shares, leases in zip(
+            job_ids, *(answers[kind::5] for kind in range(5)), strict=True
+        ):
+            if "state" in fields:
+                holders = [holder for holder, ends_at in leases if ends_at > seconds]
+                records.append(to_record(job_id, fields, counts, chunks_done, shares, holders))
+        return records
 
     def list(self, *, most: int = 1000) -> list[JobRecord]:
         """The latest jobs, newest first; ids whose records have expired are forgotten on the way."""
         with self.translated():
             ids = self._redis.zrevrange(f"{self.prefix}jobs", 0, most - 1)
-        records = []
-        for job_id in ids:
-            try:
-                records.append(self.read(job_id))
-            except NoSuchJob:
-                with self.translated():
-                    self._redis.zrem(f"{self.prefix}jobs", job_id)
+        records = self.read_all(ids)
+        expired = set(ids) - {record.job_id for record in records}
+        if expired:
+            with self.translated():
+                self._redis.zrem(f"{self.prefix}jobs", *expired)
         return records
 
     @contextmanager
@@ -184,6 +258,15 @@ class JobRecords(Client):
             yield Changes(self, pubsub)
         finally:
             pubsub.close()
+
+
+def _to_asked(job_id: str, spec: str | None, sealed: str | None, created_at: str | None) -> Asked:
+    try:
+        return Asked(JobSpec.model_validate_json(spec or ""), sealed or "", float(created_at or 0))
+    except ValueError:
+        raise RedisError(
+            f"The record of job {job_id} in Redis is damaged: what was asked for is missing."
+        ) from None
 
 
 class Changes:

@@ -24,9 +24,10 @@ _AT_ONCE = "16"
 
 def submit_batch(orchestrator: Orchestrator, urls: Sequence[str]) -> None:
     """Submit all and wait for all: the one place that knows how a batch is submitted."""
-    jobs = [orchestrator.submit(url, sync=False) for url in urls]
-    for job in jobs:
-        job.wait(LONGEST_RUN_SECONDS)
+    records = orchestrator.wait_for_all(orchestrator.submit_many(urls, sync=False), LONGEST_RUN_SECONDS)
+    bad = [record for record in records if record.state != "complete"]
+    if bad:
+        raise RuntimeError(f"{len(bad)} jobs are not complete, such as {bad[0]}")
 
 
 def measure(

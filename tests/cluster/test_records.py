@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from tasks.jobs import JobState
-from tasks.records import Progress, Records, RedisError, Search
+from tasks.records import NewJob, Progress, Records, RedisError, Search
 from tasks.transfer.manifest import JobSpec, Span
 
 JOB = "0123456789ab"
@@ -20,7 +20,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 def records(redis):
     redis.client().flushall()
     one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
-    one.create(JOB, url="http://h/f", spec=JobSpec(), sealed_request="plain:{}", now=1.0)
+    one.create([NewJob(JOB, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
     one.transition(JOB, JobState.PLANNING)
     fields = {"generation": 1, "size_bytes": 3 * CHUNK_BYTES, "chunks_count": 3}
     one.transition(JOB, JobState.FETCHING, fields=fields)
@@ -87,8 +87,7 @@ def test_nothing_is_taken_over_of_a_job_that_is_not_being_fetched(records, state
 
 def test_what_an_older_sending_brought_does_not_count_for_a_newer_plan(records):
     begin(records, 0, 1, 2)
-    records.transition(JOB, JobState.FETCHING, fields={"generation": 2})
-    records.start_over(JOB)
+    records.transition(JOB, JobState.FETCHING, fields={"generation": 2}, forgets_progress=True)
     following = end(records, 0, generation=1)
     assert following.span is None
     assert following.chunks_done == 0
@@ -142,8 +141,11 @@ def test_a_damaged_record_is_an_error_with_a_sentence(records, redis, kind, fiel
 
 @pytest.mark.parametrize(
     "forget",
-    [lambda records: records.rejoin(JOB, [0, 1, 2]), lambda records: records.start_over(JOB)],
-    ids=["rejoin", "start_over"],
+    [
+        lambda records: records.rejoin(JOB, [0, 1, 2]),
+        lambda records: records.transition(JOB, JobState.FETCHING, forgets_progress=True),
+    ],
+    ids=["rejoin", "start over"],
 )
 def test_a_job_that_is_sent_again_is_helped_again(records, forget):
     """Whoever helped before was sent for the older plan or sending, and has ended."""
@@ -179,9 +181,38 @@ def test_a_stop_that_is_no_number_is_none(records, redis, value):
 @pytest.mark.parametrize("field", ["state", "generation", "ends_at"])
 def test_one_damaged_record_keeps_nobody_from_hearing_of_the_others(records, redis, field):
     other = "ba9876543210"
-    records.create(other, url="http://h/f", spec=JobSpec(), sealed_request="plain:{}", now=1.0)
+    records.create([NewJob(other, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
     redis.client().hset(f"t:job:{other}", field, "nonsense")
     reports = [progress("h/1", Span(1), 5), dataclasses.replace(progress("h/2", Span(0), 5), job_id=other)]
     standings = records.report(reports)
     assert standings["h/1"].state is JobState.FETCHING
     assert not standings["h/2"].is_overdue
+
+
+def test_jobs_that_may_be_planned_are_begun_in_one_step_whatever_became_of_the_others(records, redis):
+    others = ["00000000000a", "00000000000b", "00000000000c"]
+    records.create([NewJob(each, "http://h/f", JobSpec(output=each), "plain:{}") for each in others], now=2.0)
+    records.transition(others[0], JobState.PAUSED)
+    redis.client().hset(f"t:job:{others[1]}", "spec", "nonsense")
+    asked = records.begin_plans([JOB, *others, "ffffffffffff"], allowed={JobState.QUEUED})
+    assert {job_id: each.spec.output for job_id, each in asked.items()} == {others[2]: others[2]}
+    states = [JobState.FETCHING, JobState.PAUSED, JobState.FAILED, JobState.PLANNING, None]
+    assert records.states([JOB, *others, "ffffffffffff"]) == states
+    assert "damaged" in records.read(others[1]).error.message
+
+
+def test_an_ended_jobs_keys_expire_and_a_resumed_ones_do_not(records, redis):
+    begin(records, 0)
+    records.report([progress("h/0", Span(0), 5, bytes_per_second=1)])
+    kinds = ("", ":bytes", ":speeds")
+    for state, is_kept in ((JobState.FAILED, False), (JobState.QUEUED, True), (JobState.COMPLETE, False)):
+        assert records.transition(JOB, state, allowed=JobState)
+        for kind in kinds:
+            assert (redis.client().ttl(f"t:job:{JOB}{kind}") == -1) is is_kept, kind
+
+
+def test_the_list_forgets_jobs_whose_records_have_expired(records, redis):
+    records.create([NewJob("00000000000a", "http://h/f", JobSpec(), "plain:{}")], now=2.0)
+    redis.client().delete("t:job:00000000000a")
+    assert [record.job_id for record in records.list()] == [JOB]
+    assert redis.client().zrange("t:jobs", 0, -1) == [JOB]

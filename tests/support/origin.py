@@ -15,10 +15,11 @@ _BLOCK_BYTES = 64 * 1024
 
 
 class Origin:
-    """Serves one content at any path, with ranges and a strong ETag."""
+    """Serves one content at any path that has none of its own, with ranges and a strong ETag."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
+        self.contents: dict[str, bytes] = {}  #: path -> what is there instead
         self.etag = '"v1"'
         self.bytes_per_second: float | None = None  #: for each connection
         self.gate = threading.Event()  #: cleared: bodies wait after their first block
@@ -71,11 +72,12 @@ def origin(content: bytes) -> Iterator[Origin]:  # noqa: C901  (a handler in it,
 
         def _send_file(self) -> None:
             first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+            content = one.contents.get(self.path, one.content)
             start = int(first)
-            stop = min(int(last or len(one.content)) + 1, len(one.content))
+            stop = min(int(last or len(content)) + 1, len(content))
             self.send_response(206)
             self.send_header("ETag", one.etag)
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(one.content)}")
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
             self.send_header("Content-Length", str(stop - start))
             self.end_headers()
             with one.lock:
@@ -87,7 +89,7 @@ def origin(content: bytes) -> Iterator[Origin]:  # noqa: C901  (a handler in it,
                 self.connection.recv(1)  # until the client closes
                 raise ConnectionResetError
             for offset in range(start, stop, _BLOCK_BYTES):
-                block = one.content[offset : min(offset + _BLOCK_BYTES, stop)]
+                block = content[offset : min(offset + _BLOCK_BYTES, stop)]
                 self.wfile.write(block)
                 with one.lock:
                     one.served_bytes += len(block)
