@@ -114,10 +114,21 @@ def test_a_wrong_digest_publishes_nothing_and_says_both_values(name, server, doc
     assert_clean(place)
 
 
-def test_a_wrong_digest_in_the_embedded_mode_leaves_nothing(nginx_url, home):
-    done = home.run("submit", f"{nginx_url}/odd-end", "--sha256", "5" * 64)
+def test_what_had_a_wrong_digest_in_the_embedded_mode_is_not_fetched_again_with_the_right_one(
+    nginx_url, home, documents
+):
+    url = f"{nginx_url}/odd-end"
+    done = home.run("submit", url, "--sha256", "5" * 64)
     assert done.returncode == 3, done.stderr
     assert told_error(done.stderr)
+    assert ".orchestrator" in done.stderr, "it says where it keeps what came"
+    assert [path.name for path in home.volume.iterdir()] == [".orchestrator"]
+    again = home.run("submit", url, "--sha256", documents.digests["odd-end"], "--json")
+    assert again.returncode == 0, again.stderr
+    record = json.loads(again.stdout)
+    assert record["resumed_bytes"] == record["size_bytes"]
+    assert sha256_of(home.volume / "odd-end") == documents.digests["odd-end"]
+    (home.volume / "odd-end").unlink()
     assert home.left() == []
     assert list(home.volume.iterdir()) == []
 
