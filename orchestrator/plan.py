@@ -60,9 +60,9 @@ class _Later:
 
 
 @app.task(bind=True, name=PLAN_TASK, max_retries=None, ignore_result=True)
-def plan(self: Any, *arguments: Any) -> None:
+def plan(self: Any, *arguments: Any, **named: Any) -> None:
     """Plan a job; the arguments are those of `_Order`."""
-    order = _Order(*arguments)
+    order = _Order(*arguments, **named)
     here = host()
     # A message that came twice must not take a job back that is on its way; one whose worker died must.
     asked = _begin(here, [order.job_id], is_needed=_is_redelivered(self) or not order.is_new)
