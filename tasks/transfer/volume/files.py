@@ -36,7 +36,8 @@ def volume_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise VolumeFull(str(path), needed_bytes, free_bytes(path)) from error
+            limit = "" if error.errno == errno.ENOSPC else error.strerror or type(error).__name__
+            raise VolumeFull(str(path), needed_bytes, free_bytes(path), limit) from error
         if error.errno in _READ_ONLY:
             raise VolumeReadOnly(str(path)) from error
         if error.errno in _MISSING:
