@@ -163,13 +163,17 @@ class Attempts(Leases):
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
         """Store the progress of attempts and renew their leases; how each stands, by its holder."""
         reports = [report for report in reports if report.span is not None]
+        job_ids = list(dict.fromkeys(report.job_id for report in reports))
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
+            for job_id in job_ids:
+                pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
             for report in reports:
-                pipe.hmget(self.key(report.job_id), "state", "generation", "ends_at")
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
+            jobs = dict(zip(job_ids, answers, strict=False))
+            spans = answers[len(job_ids) :]
             for report in reports:
                 if report.done_bytes is not None:
                     speed = -1 if report.bytes_per_second is None else int(report.bytes_per_second)
@@ -181,9 +185,8 @@ class Attempts(Leases):
                     pipe.expire(leases, LEASES_KEPT_SECONDS)
             pipe.execute()
         standings = {}
-        for report, (state, generation, ends_at), stop, is_done in zip(
-            reports, answers[::3], answers[1::3], answers[2::3], strict=True
-        ):
+        for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
+            state, generation, ends_at = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
