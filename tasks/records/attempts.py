@@ -23,9 +23,25 @@ _STEP_BYTES = 64 * 1024
 #: After this nobody is taken to be looking for something to take over, and another one may.
 _HELP_SECONDS = 5
 
+#: What is told of a job that has no record any more is forgotten after this.
+_LATE_SECONDS = 60
+#: What TTL says of a key that does not expire.
+_NEVER = -1
+
+# What comes late must not stay for ever: it goes with the job's record, or soon if that is gone.
+_GO_WITH = f"""
+local function go_with(record, keys)
+  local left = redis.call('TTL', record)
+  if left == -1 then return end
+  for _, key in ipairs(keys) do redis.call('EXPIRE', key, left > 0 and left or {_LATE_SECONDS}) end
+end
+"""
+
 # When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
-_SPAN_DONE = """
+_SPAN_DONE = (
+    _GO_WITH
+    + """
 local bytes, shares, done, stops, speeds, help, job, wait, job_leases, origin_leases = unpack(KEYS)
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
 local chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV, 7)
@@ -78,6 +94,7 @@ if span ~= '' and not is_fenced then
   if share ~= '' then redis.call('HSET', shares, span, share) end
   redis.call('HDEL', speeds, span)
   if whole ~= '' then redis.call('SADD', done, whole) end
+  go_with(job, {bytes, shares, done})
 end
 local found, is_tail = best()
 local count = redis.call('SCARD', done)
@@ -95,11 +112,14 @@ end
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
 return {count, 0, tonumber(found.number), found.start, found.stop}
 """
+)
 
 # A span that somebody failed with is left to its chunk's message, which waits as long as it has to: others take it for
 # one whose worker died just now.
-_ENDED = """
-local bytes, speeds, job_leases, origin_leases = unpack(KEYS)
+_ENDED = (
+    _GO_WITH
+    + """
+local bytes, speeds, job, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, left_seconds = unpack(ARGV)
 if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
 if left_seconds ~= '' then
@@ -109,7 +129,14 @@ elseif span ~= '' then
 end
 redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)
+go_with(job, {bytes, speeds})
 """
+)
+
+_ADOPTED = _GO_WITH + "go_with(KEYS[1], {unpack(KEYS, 2)})"
+
+# Of a job whose record is gone, nothing must come into being.
+_RETRIED = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'retries_count', 1) end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,17 +195,22 @@ class Attempts(Leases):
             pipe.time()
             for job_id in job_ids:
                 pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
+                pipe.ttl(self.key(job_id))
             for report in reports:
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
-            jobs = dict(zip(job_ids, answers, strict=False))
-            spans = answers[len(job_ids) :]
+            jobs = dict(zip(job_ids, zip(answers[::2], answers[1::2], strict=False), strict=False))
+            spans = answers[2 * len(job_ids) :]
             for report in reports:
                 if report.done_bytes is not None:
                     speed = -1 if report.bytes_per_second is None else int(report.bytes_per_second)
                     pipe.hset(self.key(report.job_id, "bytes"), str(report.span), report.done_bytes)
                     pipe.hset(self.key(report.job_id, "speeds"), str(report.span), f"{speed} {report.holder}")
+                    _, left_seconds = jobs[report.job_id]
+                    if left_seconds != _NEVER:
+                        for kind in ("bytes", "speeds"):
+                            pipe.expire(self.key(report.job_id, kind), max(left_seconds, 0) or _LATE_SECONDS)
                 for leases in self.leases_of(report):
                     # XX: a lease that was given back meanwhile must not come to life again.
                     pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
@@ -186,7 +218,7 @@ class Attempts(Leases):
             pipe.execute()
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
-            state, generation, ends_at = jobs[report.job_id]
+            (state, generation, ends_at), _ = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
@@ -203,7 +235,8 @@ class Attempts(Leases):
             progress: of the attempt.
             has_failed: nobody takes its span over for as long as a dead worker's; its message may come back before.
         """
-        keys = [*(self.key(progress.job_id, kind) for kind in ("bytes", "speeds")), *self.leases_of(progress)]
+        kinds = ("bytes", "speeds", "")
+        keys = [*(self.key(progress.job_id, kind) for kind in kinds), *self.leases_of(progress)]
         is_held = has_failed and progress.span is not None
         args: list[str | float] = [
             progress.holder,
@@ -269,8 +302,7 @@ class Attempts(Leases):
 
     def retried(self, job_id: str) -> None:
         """Count one retry."""
-        with self.translated():
-            self._redis.hincrby(self.key(job_id), "retries_count", 1)
+        self.run(_RETRIED, keys=[self.key(job_id)], args=[])
 
     def start_over(self, job_id: str) -> None:
         """Forget the progress of an earlier plan, of which nothing is left."""
@@ -288,6 +320,8 @@ class Attempts(Leases):
                 pipe.hset(self.key(job_id, "shares"), str(Span(number)), json.dumps(dict(by_worker)))
             pipe.sadd(self.key(job_id, "done"), *wholes)
             pipe.execute()
+        kinds = ("", "bytes", "shares", "done")
+        self.run(_ADOPTED, keys=[self.key(job_id, kind) for kind in kinds], args=[])
 
     def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
         """Forget who took over from whom where something is missing: these chunks are sent again."""
