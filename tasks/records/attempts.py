@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.records.late import GO_WITH, LATE_SECONDS
 from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_count, as_state, as_time
 from tasks.transfer.manifest import Span
 
@@ -23,24 +24,13 @@ _STEP_BYTES = 64 * 1024
 #: After this nobody is taken to be looking for something to take over, and another one may.
 _HELP_SECONDS = 5
 
-#: What is told of a job that has no record any more is forgotten after this.
-_LATE_SECONDS = 60
 #: What TTL says of a key that does not expire.
 _NEVER = -1
-
-# What comes late must not stay for ever: it goes with the job's record, or soon if that is gone.
-_GO_WITH = f"""
-local function go_with(record, keys)
-  local left = redis.call('TTL', record)
-  if left == -1 then return end
-  for _, key in ipairs(keys) do redis.call('EXPIRE', key, left > 0 and left or {_LATE_SECONDS}) end
-end
-"""
 
 # When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
 _SPAN_DONE = (
-    _GO_WITH
+    GO_WITH
     + """
 local bytes, shares, done, stops, speeds, help, job, wait, job_leases, origin_leases = unpack(KEYS)
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
@@ -117,7 +107,7 @@ return {count, 0, tonumber(found.number), found.start, found.stop}
 # A span that somebody failed with is left to its chunk's message, which waits as long as it has to: others take it for
 # one whose worker died just now.
 _ENDED = (
-    _GO_WITH
+    GO_WITH
     + """
 local bytes, speeds, job, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, left_seconds = unpack(ARGV)
@@ -132,8 +122,6 @@ redis.call('ZREM', origin_leases, holder)
 go_with(job, {bytes, speeds})
 """
 )
-
-_ADOPTED = _GO_WITH + "go_with(KEYS[1], {unpack(KEYS, 2)})"
 
 # Of a job whose record is gone, nothing must come into being.
 _RETRIED = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'retries_count', 1) end"
@@ -210,7 +198,7 @@ class Attempts(Leases):
                     _, left_seconds = jobs[report.job_id]
                     if left_seconds != _NEVER:
                         for kind in ("bytes", "speeds"):
-                            pipe.expire(self.key(report.job_id, kind), max(left_seconds, 0) or _LATE_SECONDS)
+                            pipe.expire(self.key(report.job_id, kind), max(left_seconds, 0) or LATE_SECONDS)
                 for leases in self.leases_of(report):
                     # XX: a lease that was given back meanwhile must not come to life again.
                     pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
@@ -303,41 +291,3 @@ class Attempts(Leases):
     def retried(self, job_id: str) -> None:
         """Count one retry."""
         self.run(_RETRIED, keys=[self.key(job_id)], args=[])
-
-    def start_over(self, job_id: str) -> None:
-        """Forget the progress of an earlier plan, of which nothing is left."""
-        kinds = ("bytes", "done", "shares", "stops", "speeds", "help")
-        with self.translated():
-            self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
-
-    def adopt(self, job_id: str, wholes: Mapping[int, tuple[int, Mapping[str, int]]]) -> None:
-        """Store what an earlier job had left: by chunk, its length in bytes and who brought them."""
-        if not wholes:
-            return
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            for number, (length_bytes, by_worker) in wholes.items():
-                pipe.hset(self.key(job_id, "bytes"), str(Span(number)), length_bytes)
-                pipe.hset(self.key(job_id, "shares"), str(Span(number)), json.dumps(dict(by_worker)))
-            pipe.sadd(self.key(job_id, "done"), *wholes)
-            pipe.execute()
-        kinds = ("", "bytes", "shares", "done")
-        self.run(_ADOPTED, keys=[self.key(job_id, kind) for kind in kinds], args=[])
-
-    def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
-        """Forget who took over from whom where something is missing: these chunks are sent again."""
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            # What was done may be missing again: a receipt that is not true any more was taken back.
-            done = self._redis.smembers(self.key(job_id, "done"))
-            undone = done & {str(number) for number in missing}
-            for kind in ("bytes", "shares"):
-                forgotten = [
-                    span
-                    for span in self._redis.hkeys(self.key(job_id, kind))
-                    if (number := span.partition("+")[0]) in undone or ("+" in span and number not in done)
-                ]
-                if forgotten:
-                    pipe.hdel(self.key(job_id, kind), *forgotten)
-            if undone:
-                pipe.srem(self.key(job_id, "done"), *undone)
-            pipe.delete(*(self.key(job_id, kind) for kind in ("stops", "speeds", "help")))
-            pipe.execute()
