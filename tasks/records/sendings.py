@@ -38,7 +38,11 @@ class Sendings(Client):
         self.run(_ADOPTED, keys=[self.key(job_id, kind) for kind in kinds], args=[])
 
     def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
-        """Forget who took over from whom where something is missing: these chunks are sent again."""
+        """Forget who took over from whom where something is missing: these chunks are sent again.
+
+        Where a chunk's beginning has its receipt, it is still known to end there: whoever took it for unfinished would
+        fetch it again.
+        """
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             # What was done may be missing again: a receipt that is not true any more was taken back.
             done = self._redis.smembers(self.key(job_id, "done"))
@@ -53,5 +57,14 @@ class Sendings(Client):
                     pipe.hdel(self.key(job_id, kind), *forgotten)
             if undone:
                 pipe.srem(self.key(job_id, "done"), *undone)
-            pipe.delete(*(self.key(job_id, kind) for kind in ("stops", "speeds", "help")))
+            counts = self._redis.hgetall(self.key(job_id, "bytes"))
+            stops = self._redis.hgetall(self.key(job_id, "stops"))
+            passed = [
+                span
+                for span, stop in stops.items()
+                if span in undone or "+" in span or int(counts.get(span, 0)) < int(stop)
+            ]
+            if passed:
+                pipe.hdel(self.key(job_id, "stops"), *passed)
+            pipe.delete(*(self.key(job_id, kind) for kind in ("speeds", "help")))
             pipe.execute()

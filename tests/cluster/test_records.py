@@ -115,6 +115,22 @@ def test_chunks_that_several_brought_keep_their_shares_when_others_are_sent_agai
     assert record.chunks_done == 0
 
 
+def test_a_beginning_that_is_there_is_not_taken_over_when_the_rest_is_sent_again(records, redis):
+    begin(records, 0, 1, 2)
+    end(records, 0)
+    end(records, 2)
+    # Cut there, because another worker fetched what follows; and complete.
+    redis.client().hset(f"t:job:{JOB}:stops", "1", CHUNK_BYTES // 2)
+    records.span_done(progress("h/1", Span(1), CHUNK_BYTES // 2), {"h": CHUNK_BYTES // 2}, is_whole=False)
+    records.rejoin(JOB, [1])
+    asked = progress("h/4", None)
+    search = Search(
+        chunks_count=3, chunk_size_bytes=CHUNK_BYTES, size_bytes=3 * CHUNK_BYTES, bytes_per_second=1e6
+    )
+    assert records.span_done(asked, {}, is_whole=False, search=search).span is None
+    assert records.read(JOB).bytes_done == 5 * CHUNK_BYTES // 2
+
+
 def test_what_is_told_of_a_job_whose_record_is_gone_does_not_stay_for_ever(records, redis):
     begin(records, 0, 1, 2)
     redis.client().flushall()
