@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from celery import Celery
+from celery.exceptions import Reject
 
 from tasks.settings import settings
 from tasks.transfer.errors import BadOption
@@ -45,7 +47,16 @@ def make_app(settings: Settings) -> Celery:
         **_results(settings),
         **_worker(settings),
     )
+    logging.getLogger("celery.app.trace").addFilter(_tell_plainly)
     return app
+
+
+def _tell_plainly(record: logging.LogRecord) -> bool:
+    """A filter: chunks go back to the queue by design, and Celery would warn of each with a traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], Reject):
+        record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+    return True
 
 
 def _serialization() -> dict[str, object]:

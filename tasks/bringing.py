@@ -93,6 +93,17 @@ class Bringing:
         except RedisError as error:
             logger.warning("not reported error=%s", error)
 
+    @property
+    def has_brought(self) -> bool:
+        """Whether the last attempt added a byte."""
+        return self.attempt is not None and self.attempt.brought_bytes > 0
+
+    def was_crowded_out(self, error: Exception) -> bool:
+        """Whether the origin refused the last attempt's connection among others of ours; its lease was given back."""
+        if self.progress is None or self.has_brought:
+            return False
+        return self._host.was_crowded_out(self.progress(), error)
+
     def is_fenced(self) -> bool:
         """Whether a newer plan took over; the older one's files may be gone already, which is no failure."""
         manifest = self._folder.read_manifest()
@@ -139,9 +150,7 @@ class Bringing:
         return following
 
     def _after_failed_help(self, error: TransferError, following: Next) -> Next:
-        attempt, progress = self.attempt, self.progress
-        if attempt is not None and progress is not None and not attempt.brought_bytes:
-            self._host.was_crowded_out(progress(), error)
+        self.was_crowded_out(error)
         self.give_lease_back(has_failed=True)
         try:
             is_to_help = self._host.records.is_to_help(self._job_id)

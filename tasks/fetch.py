@@ -137,6 +137,10 @@ class _Delivery:
     def _manifest(self) -> Manifest | None:
         return self._bringing.manifest if self._bringing else None
 
+    def _is_fenced(self) -> bool:
+        # Without a manifest it is not known: this host may see it later than others.
+        return self._bringing is not None and self._bringing.is_fenced()
+
     def park(self, wait_seconds: float, *, chunks_done: int = 0) -> Exception:
         """Have the message come back when there may be a connection; nothing was tried."""
         waiting_count = self._manifest.chunks_count - chunks_done if self._manifest else 0
@@ -151,7 +155,7 @@ class _Delivery:
     def after(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
         """Decide what follows an attempt that failed, and have it happen."""
         manifest = self._manifest
-        if self._bringing is not None and self._bringing.is_fenced():
+        if self._is_fenced():
             return _ENDED
         if isinstance(error, SourceChanged) and manifest is not None:
             return self._plan_anew(error, manifest, as_stream=False)
@@ -163,7 +167,7 @@ class _Delivery:
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """Mark the job failed, unless a newer sending of it has made this one void."""
-        if self._bringing is not None and self._bringing.is_fenced():
+        if self._is_fenced():
             return _ENDED
         _tell(lambda: outcomes.fail(self._host, self._job_id, error))
         return {"ok": False, "why": type(error).__name__}
@@ -187,15 +191,12 @@ class _Delivery:
         return {"ok": False, "why": error.code}
 
     def _retry_or_fail(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
-        attempt = self._bringing.attempt if self._bringing else None
-        manifest = self._manifest
+        bringing, manifest = self._bringing, self._manifest
         retry_after_seconds = getattr(error, "retry_after_seconds", None)
-        brought = attempt is not None and attempt.brought_bytes > 0
-        progress = self._bringing.progress if self._bringing else None
-        if progress is not None and not brought and self._host.was_crowded_out(progress(), error):
+        if bringing is not None and bringing.was_crowded_out(error):
             raise self.park(CROWDED_OUT_SECONDS) from None
         # A stream that starts over has made no progress, however much it brought: it would do so for ever.
-        made_progress = brought and manifest is not None and manifest.honours_ranges
+        made_progress = bringing is not None and bringing.has_brought and bringing.manifest.honours_ranges
         fruitless_count = 0 if made_progress else self._fruitless_count + 1
         delay_seconds = self._host.policy_for(manifest.spec if manifest else None).delay_seconds(
             fruitless_count, retry_after_seconds=retry_after_seconds, uniform=random.uniform

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING
 
 from tasks import outcomes
@@ -54,21 +53,19 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
     except (AttemptStopped, TransferError):
         return
     destination, chunks_count = bringing.manifest.destination, bringing.manifest.chunks_count
-    is_succeeded = threading.Event()
 
     def send_another() -> None:
         # At once: there may be more than one slow.
         send_help(job_id, generation, destination, seconds=0)
-        is_succeeded.set()
 
     try:
         chunks_done = _help(here, bringing, job_id, on_found=send_another)
     except AttemptStopped as stopped:
-        if stopped.reason is not StopReason.JOB_ENDED and not is_succeeded.is_set():
-            send_help(job_id, generation, destination, seconds=0)
+        if stopped.reason is not StopReason.JOB_ENDED and not bringing.took_over:
+            send_another()
         return
-    if is_succeeded.is_set():
-        return
+    if bringing.took_over:
+        return  # another looks for more
     is_all = chunks_done >= chunks_count
     if is_all and all_done:
         logger.warning("all parts are there and no merge runs job=%s", job_id)

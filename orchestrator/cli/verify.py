@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +12,9 @@ import click
 from orchestrator.cli import exits, options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from orchestrator.client import Orchestrator
     from tasks.transfer.verify_file import Verification
 
 _JOB_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
-_IDLE_SECONDS = 3.0
 
 
 @click.command()
@@ -62,24 +58,12 @@ def verify(target: str, timeout: float | None, as_json: bool, **given: Any) -> i
 
 def _verify_job(job_id: str, timeout: float | None) -> Verification:
     from orchestrator.cli.jobs import cluster
+    from orchestrator.cli.waiting import IdleHint
+    from tasks.app import MERGE_QUEUE
 
     with cluster() as orchestrator:
-        return orchestrator.job(job_id).verify(timeout, on_look=_idle_hint(orchestrator))
-
-
-def _idle_hint(orchestrator: Orchestrator) -> Callable[[], None]:
-    """What says, once, that there is no worker, when nothing came for a few seconds."""
-    asks_seconds = time.monotonic() + _IDLE_SECONDS
-
-    def look() -> None:
-        nonlocal asks_seconds
-        if time.monotonic() < asks_seconds:
-            return
-        asks_seconds = float("inf")
-        if "merge" in orchestrator.unserved_queues():
-            click.echo("No worker is listening on merge. Start one with: orchestrator worker", err=True)
-
-    return look
+        hint = IdleHint(orchestrator, functools.partial(click.echo, err=True), queues=(MERGE_QUEUE,))
+        return orchestrator.job(job_id).verify(timeout, on_look=hint.look)
 
 
 def _tell(result: Verification, *, as_json: bool) -> int:

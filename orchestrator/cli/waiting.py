@@ -14,37 +14,43 @@ from rich.filesize import decimal
 
 from orchestrator.cli import exits
 from orchestrator.client import Job, JobEndedBadly, Orchestrator, StillRunning
+from tasks.app import QUEUES
 from tasks.jobs import JobRecord, JobState
 from tasks.transfer.errors import VolumeError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from orchestrator.progress import Display
 
 _IDLE_SECONDS = 3.0
 NOTHING_KEPT = "Nothing had come that could be kept; run the same command again to start over."
 
 
-class _IdleHint:
-    """Says once that no worker serves a job that has been standing still."""
+class IdleHint:
+    """Says once that no worker serves what has been standing still."""
 
-    def __init__(self, orchestrator: Orchestrator, display: Display) -> None:
+    def __init__(
+        self, orchestrator: Orchestrator, say: Callable[[str], object], *, queues: Collection[str] = QUEUES
+    ) -> None:
+        """Take whom to ask for unserved queues, what says a sentence, and which queues are needed."""
         self._orchestrator = orchestrator
-        self._display = display
-        self._seen: tuple[JobState, int, int] | None = None
-        self._since_seconds = 0.0
+        self._say = say
+        self._queues = frozenset(queues)
+        self._seen: object = None
+        self._since_seconds = time.monotonic()
         self._is_told = False
 
-    def look(self, record: JobRecord) -> None:
-        """Take note of the record; ask the workers if nothing has moved for a few seconds."""
-        seen = (record.state, record.bytes_done, record.connections_count)
+    def look(self, seen: object = None) -> None:
+        """Take note of what moves, if it works; ask the workers if nothing has moved for a few seconds."""
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since_seconds = seen, now
-        elif not self._is_told and now - self._since_seconds > _IDLE_SECONDS and record.state.is_active:
+        elif not self._is_told and now - self._since_seconds > _IDLE_SECONDS:
             self._is_told = True
-            unserved = self._orchestrator.unserved_queues()
+            unserved = self._queues & self._orchestrator.unserved_queues()
             if unserved:
-                self._display.say(
+                self._say(
                     f"No worker is listening on {' and '.join(sorted(unserved))}; waiting for one. "
                     f"Start one with: orchestrator worker"
                 )
@@ -70,7 +76,7 @@ def wait_and_exit(
         ends_job: the job itself has no more time than `timeout`.
     """
     with _display(quiet=quiet) as display:
-        hint = _IdleHint(orchestrator, display)
+        hint = IdleHint(orchestrator, display.say)
 
         is_told = False
 
@@ -80,7 +86,8 @@ def wait_and_exit(
                 is_told = True
                 display.say(f"Going on with {decimal(record.resumed_bytes)} that an earlier job left.")
             display.update(record)
-            hint.look(record)
+            if record.state.is_active:
+                hint.look((record.state, record.bytes_done, record.connections_count))
 
         try:
             record = job.wait(timeout, on_look=on_look)

@@ -33,6 +33,7 @@ from tasks.records.client import RedisError, without_password
 from tasks.records.jobs import Asked, JobRecords, NewJob
 from tasks.records.leases import Lease, Leases
 from tasks.records.reading import NoSuchJob
+from tasks.records.sendings import Sendings
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -52,7 +53,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, Attempts, Leases):
+class Records(JobRecords, Sendings, Attempts, Leases):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

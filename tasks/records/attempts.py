@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.records.late import GO_WITH, LATE_SECONDS
 from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases, as_count, as_state, as_time
 from tasks.transfer.manifest import Span
 
@@ -23,9 +24,14 @@ _STEP_BYTES = 64 * 1024
 #: After this nobody is taken to be looking for something to take over, and another one may.
 _HELP_SECONDS = 5
 
+#: What TTL says of a key that does not expire.
+_NEVER = -1
+
 # When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
-_SPAN_DONE = """
+_SPAN_DONE = (
+    GO_WITH
+    + """
 local bytes, shares, done, stops, speeds, help, job, wait, job_leases, origin_leases = unpack(KEYS)
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
 local chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV, 7)
@@ -78,6 +84,7 @@ if span ~= '' and not is_fenced then
   if share ~= '' then redis.call('HSET', shares, span, share) end
   redis.call('HDEL', speeds, span)
   if whole ~= '' then redis.call('SADD', done, whole) end
+  go_with(job, {bytes, shares, done})
 end
 local found, is_tail = best()
 local count = redis.call('SCARD', done)
@@ -95,11 +102,14 @@ end
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
 return {count, 0, tonumber(found.number), found.start, found.stop}
 """
+)
 
 # A span that somebody failed with is left to its chunk's message, which waits as long as it has to: others take it for
 # one whose worker died just now.
-_ENDED = """
-local bytes, speeds, job_leases, origin_leases = unpack(KEYS)
+_ENDED = (
+    GO_WITH
+    + """
+local bytes, speeds, job, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, left_seconds = unpack(ARGV)
 if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
 if left_seconds ~= '' then
@@ -109,7 +119,12 @@ elseif span ~= '' then
 end
 redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)
+go_with(job, {bytes, speeds})
 """
+)
+
+# Of a job whose record is gone, nothing must come into being.
+_RETRIED = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'retries_count', 1) end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,27 +178,35 @@ class Attempts(Leases):
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
         """Store the progress of attempts and renew their leases; how each stands, by its holder."""
         reports = [report for report in reports if report.span is not None]
+        job_ids = list(dict.fromkeys(report.job_id for report in reports))
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
+            for job_id in job_ids:
+                pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
+                pipe.ttl(self.key(job_id))
             for report in reports:
-                pipe.hmget(self.key(report.job_id), "state", "generation", "ends_at")
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
+            jobs = dict(zip(job_ids, zip(answers[::2], answers[1::2], strict=False), strict=False))
+            spans = answers[2 * len(job_ids) :]
             for report in reports:
                 if report.done_bytes is not None:
                     speed = -1 if report.bytes_per_second is None else int(report.bytes_per_second)
                     pipe.hset(self.key(report.job_id, "bytes"), str(report.span), report.done_bytes)
                     pipe.hset(self.key(report.job_id, "speeds"), str(report.span), f"{speed} {report.holder}")
+                    _, left_seconds = jobs[report.job_id]
+                    if left_seconds != _NEVER:
+                        for kind in ("bytes", "speeds"):
+                            pipe.expire(self.key(report.job_id, kind), max(left_seconds, 0) or LATE_SECONDS)
                 for leases in self.leases_of(report):
                     # XX: a lease that was given back meanwhile must not come to life again.
                     pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
                     pipe.expire(leases, LEASES_KEPT_SECONDS)
             pipe.execute()
         standings = {}
-        for report, (state, generation, ends_at), stop, is_done in zip(
-            reports, answers[::3], answers[1::3], answers[2::3], strict=True
-        ):
+        for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
+            (state, generation, ends_at), _ = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
@@ -200,7 +223,8 @@ class Attempts(Leases):
             progress: of the attempt.
             has_failed: nobody takes its span over for as long as a dead worker's; its message may come back before.
         """
-        keys = [*(self.key(progress.job_id, kind) for kind in ("bytes", "speeds")), *self.leases_of(progress)]
+        kinds = ("bytes", "speeds", "")
+        keys = [*(self.key(progress.job_id, kind) for kind in kinds), *self.leases_of(progress)]
         is_held = has_failed and progress.span is not None
         args: list[str | float] = [
             progress.holder,
@@ -266,35 +290,4 @@ class Attempts(Leases):
 
     def retried(self, job_id: str) -> None:
         """Count one retry."""
-        with self.translated():
-            self._redis.hincrby(self.key(job_id), "retries_count", 1)
-
-    def adopt(self, job_id: str, wholes: Mapping[int, tuple[int, Mapping[str, int]]]) -> None:
-        """Store what an earlier job had left: by chunk, its length in bytes and who brought them."""
-        if not wholes:
-            return
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            for number, (length_bytes, by_worker) in wholes.items():
-                pipe.hset(self.key(job_id, "bytes"), str(Span(number)), length_bytes)
-                pipe.hset(self.key(job_id, "shares"), str(Span(number)), json.dumps(dict(by_worker)))
-            pipe.sadd(self.key(job_id, "done"), *wholes)
-            pipe.execute()
-
-    def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
-        """Forget who took over from whom where something is missing: these chunks are sent again."""
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            # What was done may be missing again: a receipt that is not true any more was taken back.
-            done = self._redis.smembers(self.key(job_id, "done"))
-            undone = done & {str(number) for number in missing}
-            for kind in ("bytes", "shares"):
-                forgotten = [
-                    span
-                    for span in self._redis.hkeys(self.key(job_id, kind))
-                    if (number := span.partition("+")[0]) in undone or ("+" in span and number not in done)
-                ]
-                if forgotten:
-                    pipe.hdel(self.key(job_id, kind), *forgotten)
-            if undone:
-                pipe.srem(self.key(job_id, "done"), *undone)
-            pipe.delete(*(self.key(job_id, kind) for kind in ("stops", "speeds", "help")))
-            pipe.execute()
+        self.run(_RETRIED, keys=[self.key(job_id)], args=[])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 import pytest
 
@@ -172,6 +173,12 @@ def test_a_terminated_worker_gives_its_chunks_to_another_at_the_byte(empty_clust
         )
         record = job.wait(60)
     assert is_right(empty_cluster)
+    # By design, and so without a warning.
+    log = empty_cluster.log(0)
+    assert (
+        len(re.findall(r"INFO/chunks\] Task tasks.fetch_chunk\[\S+\] reject requeue=True: drain", log)) == 2
+    )
+    assert "Traceback" not in log
     # A MiB of the beginning came with the probe; of the rest, nothing that host-a had was fetched again.
     assert record.workers["host-a"].bytes >= kept - MIB - 128 * 1024
     assert sum(share.bytes for share in record.workers.values()) == len(CONTENT)

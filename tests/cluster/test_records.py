@@ -114,6 +114,62 @@ def test_chunks_that_several_brought_keep_their_shares_when_others_are_sent_agai
     assert record.chunks_done == 0
 
 
+def test_a_beginning_that_is_there_is_not_taken_over_when_the_rest_is_sent_again(records, redis):
+    begin(records, 0, 1, 2)
+    end(records, 0)
+    end(records, 2)
+    # Cut there, because another worker fetched what follows; and complete.
+    redis.client().hset(f"t:job:{JOB}:stops", "1", CHUNK_BYTES // 2)
+    records.span_done(progress("h/1", Span(1), CHUNK_BYTES // 2), {"h": CHUNK_BYTES // 2}, is_whole=False)
+    records.rejoin(JOB, [1])
+    asked = progress("h/4", None)
+    search = Search(
+        chunks_count=3, chunk_size_bytes=CHUNK_BYTES, size_bytes=3 * CHUNK_BYTES, bytes_per_second=1e6
+    )
+    assert records.span_done(asked, {}, is_whole=False, search=search).span is None
+    assert records.read(JOB).bytes_done == 5 * CHUNK_BYTES // 2
+
+
+def test_what_is_told_of_a_job_whose_record_is_gone_does_not_stay_for_ever(records, redis):
+    begin(records, 0, 1, 2)
+    redis.client().flushall()
+    late = progress("h/0", Span(0), 5, bytes_per_second=1e6)
+    assert records.report([late])["h/0"].state is None
+    records.retried(JOB)
+    records.adopt(JOB, {2: (CHUNK_BYTES, {"h": CHUNK_BYTES})})
+    end(records, 1)
+    records.attempt_ended(progress("h/0", Span(0), 5), has_failed=True)
+    keys = redis.client().keys()
+    assert {f"t:job:{JOB}:{kind}" for kind in ("bytes", "done", "shares", "speeds")} <= set(keys)
+    assert [key for key in keys if redis.client().ttl(key) < 0] == []
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_what_is_told_of_a_job_after_its_end_goes_with_its_record(records, redis, ends):
+    begin(records, 0, 1, 2)
+    records.attempt_ended(progress("h/0", Span(0), 5))
+    records.attempt_ended(progress("h/1", Span(1), 5))
+    records.attempt_ended(progress("h/2", Span(2), 5))
+    records.transition(JOB, JobState.CANCELLED)
+    late = progress("h/0", Span(0), 6, bytes_per_second=1e6)
+    if ends:
+        records.attempt_ended(late, has_failed=True)
+    else:
+        records.report([late])
+    assert redis.client().hget(f"t:job:{JOB}:bytes", "0") == "6"
+    for kind in ("bytes", "speeds"):
+        assert 0 < redis.client().ttl(f"t:job:{JOB}:{kind}") <= records.age_seconds
+
+
+def test_nothing_of_a_job_that_goes_on_expires(records, redis):
+    begin(records, 0, 1, 2)
+    records.report([progress("h/0", Span(0), 5, bytes_per_second=1e6)])
+    end(records, 1)
+    records.attempt_ended(progress("h/2", Span(2), 5))
+    for kind in ("bytes", "done", "shares", "speeds"):
+        assert redis.client().ttl(f"t:job:{JOB}:{kind}") == -1
+
+
 def test_a_record_never_says_more_bytes_than_the_file_has(records):
     for number in (0, 1, 2):
         records.attempt_ended(progress("h/0", Span(number), CHUNK_BYTES))

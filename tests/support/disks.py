@@ -38,7 +38,19 @@ class Disk:
 
     kind: str
     folder: Path
-    device: str  #: empty: tmpfs has none
+    image: Path | None  #: None: tmpfs has none
+    device: str = ""  #: where the image is attached
+
+    def attach(self) -> None:
+        """Make a device of the image."""
+        attached = _run("losetup", "--find", "--show", str(self.image))
+        if attached.returncode:
+            pytest.skip(f"there are no loop devices here: {attached.stderr.strip()}")
+        self.device = attached.stdout.strip()
+
+    def detach(self) -> None:
+        """Have the image be a file again."""
+        _must("losetup", "--detach", self.device)
 
     def mount(self) -> None:
         options = _OPTIONS.get(self.kind, "defaults")
@@ -54,8 +66,29 @@ class Disk:
 
     def tear_away(self) -> None:
         """Unmount it from under those who use it: they keep their open files, and find nothing at its paths."""
-        done = _run("umount", "--lazy", str(self.folder))
-        assert done.returncode == 0, done.stderr
+        _must("umount", "--lazy", str(self.folder))
+
+    def remount(self, option: str) -> None:
+        """Change it to ``ro`` or ``rw`` as an administrator does; the kernel does it when no file is being written."""
+        wait_until(
+            lambda: _run("mount", "-o", f"remount,{option}", str(self.folder)).returncode == 0,
+            what=f"the disk being {option}",
+        )
+
+    @contextmanager
+    def quota(self) -> Iterator[None]:
+        """Within, `allow` can limit what may be on it; btrfs is the one with quotas in every kernel."""
+        _must("btrfs", "quota", "enable", str(self.folder))
+        try:
+            _must("btrfs", "quota", "rescan", "-w", str(self.folder))
+            yield
+        finally:
+            _must("btrfs", "quota", "disable", str(self.folder))
+
+    def allow(self, size_bytes: int | None) -> None:
+        """Let only so many bytes be on it; None: as many as fit."""
+        most = "none" if size_bytes is None else str(size_bytes)
+        _must("btrfs", "qgroup", "limit", most, str(self.folder))
 
     def free_bytes(self) -> int:
         return os.statvfs(self.folder).f_bavail * os.statvfs(self.folder).f_frsize
@@ -109,7 +142,7 @@ def disk(kind: str, folder: Path, images: Path) -> Iterator[Disk]:
     if os.getuid() != 0:
         pytest.skip("only root may mount a filesystem")
     if kind == "tmpfs":
-        one = Disk(kind, folder, "")
+        one = Disk(kind, folder, None)
         one.mount()
         try:
             yield one
@@ -121,23 +154,26 @@ def disk(kind: str, folder: Path, images: Path) -> Iterator[Disk]:
     with image.open("wb") as file:
         file.truncate(_IMAGE_BYTES)
     subprocess.run([maker, *_MAKE[kind][1:], image], check=True)
-    attached = _run("losetup", "--find", "--show", str(image))
-    if attached.returncode:
-        pytest.skip(f"there are no loop devices here: {attached.stderr.strip()}")
-    one = Disk(kind, folder, attached.stdout.strip())
+    one = Disk(kind, folder, image)
+    one.attach()
     try:
         one.mount()
         yield one
     finally:
         _end(folder)
         _run("losetup", "--detach", one.device)
-        image.unlink()
+        image.unlink(missing_ok=True)
 
 
 def _end(folder: Path) -> None:
     while os.path.ismount(folder):
         if _run("umount", "--lazy", str(folder)).returncode:
             return
+
+
+def _must(*command: str) -> None:
+    done = _run(*command)
+    assert done.returncode == 0, f"{command}: {done.stderr}"
 
 
 def _run(*command: str) -> subprocess.CompletedProcess[str]:

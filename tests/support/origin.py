@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING
+
+from support.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +40,7 @@ class Origin:
 
 
 @contextmanager
-def origin(content: bytes) -> Iterator[Origin]:  # noqa: C901  (a handler in it, with a line for each fault)
+def origin(content: bytes) -> Iterator[Origin]:
     """Serve `content` on loopback."""
     one = Origin(content)
 
@@ -98,22 +100,9 @@ def origin(content: bytes) -> Iterator[Origin]:  # noqa: C901  (a handler in it,
                     time.sleep(len(block) / bytes_per_second)
                 one.gate.wait(60)
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass
-
-    server = Server(("127.0.0.1", 0), Handler)
-    one.url = f"http://127.0.0.1:{server.server_port}/big.bin"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield one
-    finally:
-        one.gate.set()
-        server.shutdown()
-        server.server_close()
+    with serving(Handler) as port:
+        one.url = f"http://127.0.0.1:{port}/big.bin"
+        try:
+            yield one
+        finally:
+            one.gate.set()

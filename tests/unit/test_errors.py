@@ -49,6 +49,22 @@ def test_a_code_that_this_version_does_not_know_is_nobodys_fault_but_ours():
 
 
 @pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("/v", 10, 5), "The volume /v is full: 10 bytes are needed, 5 are free. Make space, "),
+        # A thin disk: to say how much is free and no more would read as if there were room.
+        (("/v", 10, 500), "The volume /v is full: it refused a write, though it counts 500 bytes as free. "),
+        (
+            ("/v", 10, 500, "Disk quota exceeded"),
+            "The volume /v takes no more: disk quota exceeded. Raise the ",
+        ),
+    ],
+)
+def test_a_full_volume_says_what_it_is_full_by_its_own_count_or_by_a_limit(args, said):
+    assert str(errors.VolumeFull(*args)).startswith(said)
+
+
+@pytest.mark.parametrize(
     ("url", "shown"),
     [
         ("https://me:secret@h:8443/a/b.iso?sig=abc#x", "https://h:8443/a/b.iso"),

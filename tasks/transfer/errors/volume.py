@@ -22,7 +22,8 @@ class VolumeMissing(VolumeError):
     def __str__(self) -> str:
         """Say what is missing and what to do."""
         return (
-            f"The volume {self.path} does not exist or is not mounted. Mount it, or set ORCHESTRATOR_VOLUME."
+            f"The volume {self.path} does not exist or is not mounted. Mount it, or set ORCHESTRATOR_VOLUME; then "
+            f"resume the job (orchestrator resume), or submit it again."
         )
 
 
@@ -31,22 +32,32 @@ class VolumeReadOnly(VolumeError):
 
     def __str__(self) -> str:
         """Say what may not be written and what to do."""
-        return f"{self.path} is not writable by the worker. Check the mount's options and the folder's owner."
+        return (
+            f"{self.path} is not writable by the worker. Check the mount's options and the folder's owner, then "
+            f"resume the job (orchestrator resume), or submit it again."
+        )
 
 
 class VolumeFull(VolumeError):
-    """No space or no quota is left on the volume."""
+    """No space is left on the volume, or a limit is reached: a quota, or the size that a file may have."""
 
-    def __init__(self, path: str, needed_bytes: int, free_bytes: int) -> None:
-        PermanentError.__init__(self, path, needed_bytes, free_bytes)
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int, limit: str = "") -> None:
+        PermanentError.__init__(self, path, needed_bytes, free_bytes, limit)
         self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
+        self.limit = limit  #: what the system says of it; empty: it is the space
 
     def __str__(self) -> str:
-        """Say how much space is needed and what to run next."""
-        return (
-            f"The volume {self.path} is full: {self.needed_bytes} bytes are needed, {self.free_bytes} are free. "
-            f"Make space, then resume the job (orchestrator resume), or submit it again."
-        )
+        """Say how much space is needed, or which limit is reached, and what to run next."""
+        return f"The volume {self.path} {self._what}, then resume the job (orchestrator resume), or submit it again."
+
+    @property
+    def _what(self) -> str:
+        if self.limit:
+            return f"takes no more: {self.limit[0].lower()}{self.limit[1:]}. Raise the limit or make space"
+        if self.needed_bytes > self.free_bytes:
+            return f"is full: {self.needed_bytes} bytes are needed, {self.free_bytes} are free. Make space"
+        # A thin disk has less than the filesystem on it, and some filesystems keep something back.
+        return f"is full: it refused a write, though it counts {self.free_bytes} bytes as free. Make space"
 
 
 class VolumeFailed(VolumeError):

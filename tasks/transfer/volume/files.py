@@ -24,6 +24,8 @@ NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK,
 _MOST_TRIES = 1000
 _LONGEST_PAUSE_SECONDS = 0.001
 _READ_BYTES = 256 * 1024
+#: The most that the kernel keeps or forgets of a file at once.
+_CACHED_BYTES = 2 * 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _MISSING = frozenset({errno.ENOENT, errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENOTDIR})
@@ -36,7 +38,8 @@ def volume_errors(path: Path, *, needed_bytes: int = 0) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise VolumeFull(str(path), needed_bytes, free_bytes(path)) from error
+            limit = "" if error.errno == errno.ENOSPC else error.strerror or type(error).__name__
+            raise VolumeFull(str(path), needed_bytes, free_bytes(path), limit) from error
         if error.errno in _READ_ONLY:
             raise VolumeReadOnly(str(path)) from error
         if error.errno in _MISSING:
@@ -141,15 +144,25 @@ def write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
         written_bytes += os.pwrite(fd, view[written_bytes:], offset + written_bytes)
 
 
-def read_blocks(path: Path, offset: int = 0, length_bytes: int | None = None) -> Iterator[memoryview]:
+def read_blocks(
+    path: Path, offset: int = 0, length_bytes: int | None = None, *, from_disk: bool = False
+) -> Iterator[memoryview]:
     """The bytes of a file in order, from an offset on; fewer than asked for if the file ends before.
 
     Each block is good until the next is asked for: then its memory is written anew.
+
+    Args:
+        path: of the file.
+        offset: where to begin.
+        length_bytes: how much to read; None: to the end.
+        from_disk: read what is on the disk, or will be: see `_forget`.
     """
     # Larger than that leaves a core's cache, and each block is read more than once by who hashes it.
     buffer = memoryview(bytearray(_READ_BYTES))
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        if from_disk:
+            _forget(fd, offset, length_bytes)
         left_bytes = length_bytes
         while left_bytes is None or left_bytes > 0:
             wanted = buffer if left_bytes is None else buffer[:left_bytes]
@@ -161,6 +174,20 @@ def read_blocks(path: Path, offset: int = 0, length_bytes: int | None = None) ->
             left_bytes = None if left_bytes is None else left_bytes - count
     finally:
         os.close(fd)
+
+
+def _forget(fd: int, offset: int, length_bytes: int | None) -> None:
+    """Have the kernel forget what it keeps of a file in memory, but for what is still to be written.
+
+    Linux drops nothing of what a disk failed to take: it reads well until the memory is needed, and the failure
+    is told once, to who syncs first.
+    """
+    start = offset // _CACHED_BYTES * _CACHED_BYTES
+    # 0: to the end.
+    most_bytes = (
+        0 if length_bytes is None else -(-(offset + length_bytes) // _CACHED_BYTES) * _CACHED_BYTES - start
+    )
+    os.posix_fadvise(fd, start, most_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def sync_folder(folder: Path) -> None:

@@ -24,7 +24,11 @@ _COPY_BYTES = 4 * 1024 * 1024
 
 
 def join(parts: Iterable[tuple[Path, int]], target: Path) -> None:
-    """Write the parts, each given with its length in bytes, one after the other into a new `target`."""
+    """Write the parts, each given with its length in bytes, one after the other into a new `target`.
+
+    Raises:
+        OSError: nothing of the target is left.
+    """
     offset = 0
     # O_EXCL: an older merge's file may have been published under a second name, and must not be written again.
     out = os.open(target, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -36,6 +40,10 @@ def join(parts: Iterable[tuple[Path, int]], target: Path) -> None:
             finally:
                 os.close(source)
             offset += length_bytes
+    except OSError:
+        # On a volume that is full it would take the space that the next merge needs.
+        target.unlink(missing_ok=True)
+        raise
     finally:
         os.close(out)
 

@@ -61,9 +61,7 @@ class PartWriter:
         self._is_vouched_for = False  # whether a checkpoint or a receipt names the part's own file
         self._base_offset = chunk.start + self._span.start if self._is_shared else 0
         with volume_errors(folder, needed_bytes=chunk.length_bytes or 0):
-            checkpoint = self._take_over(read_checkpoint(folder, self._stem))
-            flags = os.O_RDWR if self._is_shared else os.O_RDWR | os.O_CREAT
-            self._fd = os.open(folder / self._file_name, flags | os.O_CLOEXEC, 0o666)
+            checkpoint = self._open(read_checkpoint(folder, self._stem))
         self.done_bytes = checkpoint.length_bytes if checkpoint else 0
         self._resumed_bytes = self._kept_bytes = self.done_bytes
         self._kept_seconds, self._interval_seconds = clock(), 0.0
@@ -171,12 +169,27 @@ class PartWriter:
         )
         return state.model_dump()
 
+    def _open(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
+        """Open the file to write to; the checkpoint to go on from, if it is true."""
+        path = self._folder / self._file_name
+        if not self._is_shared:
+            checkpoint = self._take_over(checkpoint)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            return checkpoint
+        # Opened before the checkpoint is read: what the disk fails to take from now on, this file's sync tells,
+        # though others may sync it first.
+        self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if checkpoint and vouches_truly(checkpoint, path, self._base_offset):
+                return checkpoint
+        except BaseException:
+            os.close(self._fd)
+            raise
+        return None
+
     def _take_over(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
         if checkpoint is None:
             return None
-        if self._is_shared:
-            path = self._folder / self._file_name
-            return checkpoint if vouches_truly(checkpoint, path, self._base_offset) else None
         if checkpoint.is_left:
             return self._take_file(checkpoint)
         return self._take_copy(checkpoint)

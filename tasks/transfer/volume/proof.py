@@ -80,7 +80,7 @@ def vouches_truly(state: PartState, path: Path, offset: int) -> bool:
     ):
         return True
     crc = 0
-    for block in read_blocks(path, offset, state.length_bytes):
+    for block in read_blocks(path, offset, state.length_bytes, from_disk=True):
         crc = crc32c(block, crc)
     return crc == state.crc32c
 
