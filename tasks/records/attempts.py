@@ -101,11 +101,15 @@ return {count, 0, tonumber(found.number), found.start, found.stop}
 _ENDED = """
 local bytes, speeds, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, left_seconds = unpack(ARGV)
-if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
-if left_seconds ~= '' then
-  redis.call('HSET', speeds, span, '-1 @' .. redis.call('TIME')[1] + left_seconds)
-elseif span ~= '' then
-  redis.call('HDEL', speeds, span)
+local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
+-- Who lost its lease has nothing to say of a span that another one is at.
+if span ~= '' and (not who or who == holder or not redis.call('ZSCORE', job_leases, who)) then
+  if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
+  if left_seconds ~= '' then
+    redis.call('HSET', speeds, span, '-1 @' .. redis.call('TIME')[1] + left_seconds)
+  else
+    redis.call('HDEL', speeds, span)
+  end
 end
 redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)
@@ -269,11 +273,20 @@ class Attempts(Leases):
         with self.translated():
             self._redis.hincrby(self.key(job_id), "retries_count", 1)
 
-    def start_over(self, job_id: str) -> None:
-        """Forget the progress of an earlier plan, of which nothing is left."""
+    def start_over(self, job_id: str, *, is_at: Progress | None = None) -> None:
+        """Forget the progress of an earlier plan, of which nothing is left.
+
+        Args:
+            job_id: whose.
+            is_at: of an attempt that stays at its span, which is nobody else's as long as its lease stands.
+        """
         kinds = ("bytes", "done", "shares", "stops", "speeds", "help")
-        with self.translated():
-            self._redis.delete(*(self.key(job_id, kind) for kind in kinds))
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(*(self.key(job_id, kind) for kind in kinds))
+            if is_at is not None:
+                pipe.hset(self.key(job_id, "bytes"), str(is_at.span), 0)
+                pipe.hset(self.key(job_id, "speeds"), str(is_at.span), f"-1 {is_at.holder}")
+            pipe.execute()
 
     def adopt(self, job_id: str, wholes: Mapping[int, tuple[int, Mapping[str, int]]]) -> None:
         """Store what an earlier job had left: by chunk, its length in bytes and who brought them."""
