@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 #: How long an answer is kept that nobody takes.
 _ANSWER_SECONDS = 600
 
-# A change of state is one step: two workers that see different ends agree on the first.
+# A change of state is one step: two workers that see different ends agree on the first. What belongs to a job that has
+# ended is kept for a while; a job that goes on again keeps all.
 _TRANSITION = """
 local state = redis.call('HGET', KEYS[1], 'state')
 if not state or not string.find(ARGV[1], '|' .. state .. '|', 1, true) then return 0 end
-redis.call('HSET', KEYS[1], 'state', ARGV[2], unpack(ARGV, 3))
+redis.call('HSET', KEYS[1], 'state', ARGV[2], unpack(ARGV, 4))
 redis.call('PUBLISH', KEYS[2], ARGV[2])
+for index = 3, #KEYS do
+  if tonumber(ARGV[3]) > 0 then redis.call('EXPIRE', KEYS[index], ARGV[3]) else redis.call('PERSIST', KEYS[index]) end
+end
 return 1
 """
 
@@ -77,11 +81,10 @@ class JobRecords(Client):
         values = {f"at:{to}": repr(time.time()), **(fields or {})}
         flat = [str(item) for pair in values.items() for item in pair]
         states = "|" + "|".join(allowed) + "|"
-        keys = [self.key(job_id), self.key(job_id, "changes")]
-        done = bool(self.run(_TRANSITION, keys=keys, args=[states, to.value, *flat]))
-        if done:
-            self._expire(job_id, final=to.is_final)
-        return done
+        kinds = ("", "changes", "", "bytes", "done", "shares", "stops", "speeds")
+        keys = [self.key(job_id, kind) for kind in kinds]
+        kept_seconds = self.age_seconds if to.is_final else 0
+        return bool(self.run(_TRANSITION, keys=keys, args=[states, to.value, kept_seconds, *flat]))
 
     def fail(self, job_id: str, error: JobError, *, allowed: Iterable[JobState] = ACTIVE_STATES) -> bool:
         """Mark a job failed; False if it is in none of the `allowed` states."""
@@ -96,16 +99,6 @@ class JobRecords(Client):
             JobError(code=error.code, message=str(error)),
             allowed=ACTIVE_STATES - {JobState.MERGING},
         )
-
-    def _expire(self, job_id: str, *, final: bool) -> None:
-        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
-            for kind in ("", "bytes", "done", "shares", "stops", "speeds"):
-                key = self.key(job_id, kind)
-                if final:
-                    pipe.expire(key, self.age_seconds)
-                else:
-                    pipe.persist(key)
-            pipe.execute()
 
     def state(self, job_id: str) -> JobState | None:
         """The job's state, or None if there is no record."""
