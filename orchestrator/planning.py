@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 
 from orchestrator import adoption, checksums, dispatch, planner
 from tasks import outcomes
+from tasks.bringing import BEGINNING_SECONDS
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import JobState
+from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
 from tasks.transfer.errors import (
@@ -23,6 +25,7 @@ from tasks.transfer.errors import (
     DestinationExists,
     PlanVoidError,
     TooLarge,
+    TransferError,
     TransientError,
     origin_of,
 )
@@ -41,8 +44,6 @@ logger = logging.getLogger(__name__)
 
 #: How long a plan may go on fetching: a control slot is for plans, chunks have slots of their own.
 _PLAN_SLICE_SECONDS = 2.0
-#: How long it gathers the beginning of a file of several chunks, whose tasks wait for it meanwhile.
-_BEGINNING_SECONDS = 0.5
 _NEVER_FENCED = 2**31
 
 
@@ -91,19 +92,30 @@ class Planning:
             self._read_checksums(source)
             probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
-                manifest, is_adopted = self._decide(source, probe, void)
+                manifest, is_adopted = self._decide(source, probe, void, progress)
                 if is_adopted:
                     pass
-                elif manifest.size_bytes is None or manifest.chunks_count > 1:
-                    self._write(manifest, source, probe, void)
-                elif self._take_whole(manifest, source, probe):
+                elif manifest.chunks_count > 1:
+                    self._write(manifest, void)
+                    if self._send(manifest):
+                        self._keep_beginning(manifest, source, probe)
+                    return
+                elif manifest.size_bytes is not None and self._take_whole(manifest, source, probe):
                     return
                 else:
-                    self._write(manifest, source, None, void)
+                    self._write(manifest, void)
         finally:
-            self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
-        # The lease is back by now: the first chunk would wait for it.
+            self._give_lease_back(progress)
+        # The lease is back by now: the one chunk would wait for it.
         self._send(manifest)
+
+    def _give_lease_back(self, progress: Callable[[], Progress]) -> None:
+        try:
+            # Without a count of bytes: the first chunk's task may have come further by now.
+            self._host.records.attempt_ended(dataclasses.replace(progress(), done_bytes=None))
+        except RedisError as error:
+            # It ends by itself; and a job whose chunks were sent must not fail for it.
+            logger.warning("lease not given back job=%s error=%s", self._job_id, error)
 
     def _read_checksums(self, file: Source) -> None:
         """Learn the file's digests from a list of checksums, if one goes with the job."""
@@ -151,7 +163,9 @@ class Planning:
         if (state is None or not state.is_active) and self._folder.read_manifest() is None:
             outcomes.remove(self._host, self._job_id, self._destination)
 
-    def _decide(self, source: Source, probe: Probe, void: Manifest | None) -> tuple[Manifest, bool]:
+    def _decide(
+        self, source: Source, probe: Probe, void: Manifest | None, progress: Callable[[], Progress]
+    ) -> tuple[Manifest, bool]:
         """Reserve the destination, and choose chunk size and layout; or go on with what an earlier job has left.
 
         Returns:
@@ -180,7 +194,7 @@ class Planning:
         )
         manifest = wanted.model_copy(update={"chunk_size_bytes": chunk_size_bytes})
         layout = self._choose_layout(manifest)
-        self._show(manifest, forgets_progress=True)
+        self._show(manifest, forgets_progress=True, stays=progress())
         return manifest.model_copy(update={"layout": layout}), False
 
     def _wanted(self, source: Source, probe: Probe, void: Manifest | None, destination: str) -> Manifest:
@@ -272,8 +286,8 @@ class Planning:
             mine = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"overwrite": True})})
             return publish_parts(self._host.volume, self._folder, mine, receipts)
 
-    def _write(self, manifest: Manifest, source: Source, probe: Probe | None, void: Manifest | None) -> None:
-        """Store the plan, with the beginning of its first chunk where the probe's answer has it."""
+    def _write(self, manifest: Manifest, void: Manifest | None) -> None:
+        """Store the plan."""
         if void is not None:
             present = self._folder.read_manifest()
             if present is None or present.generation != void.generation:
@@ -281,11 +295,15 @@ class Planning:
             self._folder.replace_plan(manifest)
         elif not self._folder.write_first_manifest(manifest):
             raise AttemptStopped(StopReason.JOB_ENDED)  # this message came twice, and the other was quicker
-        if probe is None or not manifest.honours_ranges:
-            return
-        attempt, progress = self._new_attempt(source)
+
+    def _keep_beginning(self, manifest: Manifest, source: Source, probe: Probe) -> None:
+        """Save the probe's answer as the beginning of the first chunk, whose task waits for this lease meanwhile.
+
+        All chunks are sent by now: nothing that happens here may end the job.
+        """
+        attempt, progress = self._new_attempt(source, generation=manifest.generation)
         try:
-            with self._host.watch.over(attempt, progress, slice_seconds=_BEGINNING_SECONDS):
+            with self._host.watch.over(attempt, progress, slice_seconds=BEGINNING_SECONDS):
                 probe.body.hand_to(attempt)
                 keep_beginning(
                     self._folder,
@@ -294,10 +312,11 @@ class Planning:
                     probe.body,
                     attempt,
                     self._host.name,
-                    most_seconds=_BEGINNING_SECONDS,
+                    most_seconds=BEGINNING_SECONDS,
                 )
-        except (AttemptStopped, TransientError) as error:
-            # What came is saved; the chunk's task goes on there.
+        except (AttemptStopped, TransferError) as error:
+            # What came is saved; the chunk's task goes on there. What is wrong with the volume it finds out too, and
+            # whether that is a failure: the folder of a void plan goes away at any time.
             logger.info("beginning cut short job=%s cause=%s", self._job_id, type(error).__name__)
 
     def _send_missing(self, manifest: Manifest) -> None:
@@ -314,16 +333,24 @@ class Planning:
         self._host.records.rejoin(self._job_id, [chunk.number for chunk in missing])
         self._send(manifest)
 
-    def _send(self, manifest: Manifest) -> None:
+    def _send(self, manifest: Manifest) -> bool:
+        """Send what is missing; False if the job was paused or has ended."""
         # The state first: a chunk task that runs at once must find a job that is fetching.
-        if self._host.records.transition(
+        is_on = self._host.records.transition(
             self._job_id, JobState.FETCHING, allowed={JobState.PLANNING, JobState.FETCHING}
-        ):
+        )
+        if is_on:
             follow(self._host, manifest)
             dispatch.send(manifest, self._folder.missing(manifest))
+        return is_on
 
     def _show(
-        self, manifest: Manifest, more: Mapping[str, int] | None = None, *, forgets_progress: bool = False
+        self,
+        manifest: Manifest,
+        more: Mapping[str, int] | None = None,
+        *,
+        forgets_progress: bool = False,
+        stays: Progress | None = None,
     ) -> None:
         """Put what was decided in the record. The generation stops what still runs for an older one."""
         fields: dict[str, str | int] = {
@@ -340,15 +367,18 @@ class Planning:
             allowed={JobState.PLANNING},
             fields=fields,
             forgets_progress=forgets_progress,
+            stays=stays,
         ):
             raise AttemptStopped(StopReason.JOB_ENDED)
 
-    def _new_attempt(self, source: Source) -> tuple[Attempt, Callable[[], Progress]]:
+    def _new_attempt(
+        self, source: Source, *, generation: int = _NEVER_FENCED
+    ) -> tuple[Attempt, Callable[[], Progress]]:
         # Generation: a plan is not fenced by the sendings it makes.
         return self._host.new_attempt(
             self._job_id,
             Span(0),
-            generation=_NEVER_FENCED,
+            generation=generation,
             origin=origin_of(source.name),
             name=self._attempt_name,
         )

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: How long a plan gathers the beginning of the first chunk, on the connection and in the time of a plan's slot.
+BEGINNING_SECONDS = 1.0
+#: How long the first chunk's task waits for that in its slot. Sent back, it would come behind all other chunks, and
+#: what follows the parts in order would wait for it.
+_BEGINNING_PATIENCE_SECONDS = BEGINNING_SECONDS + 0.75
+
 
 class Bringing:
     """What one delivery of a message brings."""
@@ -46,12 +52,15 @@ class Bringing:
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: no lease is held
         self.took_over = False  #: something of a chunk whose message is another
 
-    def bring(self, number: int, *, patience_seconds: float = 0.0) -> tuple[bool, Next]:
+    def bring(
+        self, number: int, *, patience_seconds: float = 0.0, is_first: bool = False
+    ) -> tuple[bool, Next]:
         """Bring what is missing of a chunk, and then what others are slow with.
 
         Args:
             number: which chunk.
             patience_seconds: how long to wait here for a connection.
+            is_first: the message comes for the first time: the plan may be at the chunk's beginning.
 
         Returns:
             Whether the chunk is whole, if not, others are at the rest; and how the job stands.
@@ -64,7 +73,11 @@ class Bringing:
         chunk = self.manifest.chunk(number)
         proven = self._folder.proven(self.manifest, chunk)
         span = Span(number, 0 if proven.is_whole else proven.length_bytes)
-        lease = self._take_lease(span, patience_seconds=patience_seconds)
+        lease = self._take_lease(
+            span,
+            patience_seconds=patience_seconds,
+            held_patience_seconds=_BEGINNING_PATIENCE_SECONDS if is_first and number == 0 else 0.0,
+        )
         # What is in Redis is a view: a stop that does not fit the chunk is none.
         fits = lease.stop is not None and span.start < lease.stop < (chunk.length_bytes or 0)
         following = self._bring(dataclasses.replace(span, stop=lease.stop if fits else None))
@@ -121,7 +134,9 @@ class Bringing:
         self._host.volume.check()
         raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
 
-    def _take_lease(self, span: Span | None, *, patience_seconds: float = 0.0) -> Lease:
+    def _take_lease(
+        self, span: Span | None, *, patience_seconds: float = 0.0, held_patience_seconds: float = 0.0
+    ) -> Lease:
         attempt, progress = self._new_attempt(span)
         length_bytes = None
         if span is not None and self.manifest.honours_ranges:
@@ -132,6 +147,7 @@ class Bringing:
             is_stream=not self.manifest.honours_ranges,
             length_bytes=length_bytes,
             patience_seconds=patience_seconds,
+            held_patience_seconds=held_patience_seconds,
         )
         self.attempt, self.progress = attempt, progress
         if lease.state not in (JobState.FETCHING, JobState.PLANNING):

@@ -110,9 +110,12 @@ class _Delivery:
     def bring(self) -> None:
         """Bring the chunk; every way in which that may not come about is an exception."""
         bringing = self._bringing = Bringing(self._host, self._job_id, self._generation)
+        is_first = not self._task.request.retries
         # Those that come for the first time are many at once, and would keep all slots.
-        patience_seconds = _PATIENCE_SECONDS if self._task.request.retries else 0.0
-        is_whole, following = bringing.bring(self._number, patience_seconds=patience_seconds)
+        patience_seconds = 0.0 if is_first else _PATIENCE_SECONDS
+        is_whole, following = bringing.bring(
+            self._number, patience_seconds=patience_seconds, is_first=is_first
+        )
         manifest = bringing.manifest
         is_all = following.chunks_done >= manifest.chunks_count
         if following.is_to_help or (bringing.took_over and is_all):

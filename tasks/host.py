@@ -17,7 +17,7 @@ from tasks.jobs import JobState
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
-from tasks.transfer.attempt import Attempt
+from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.retry import RetryPolicy
@@ -110,6 +110,7 @@ class Host:
         is_stream: bool = False,
         length_bytes: int | None = None,
         patience_seconds: float = 0.0,
+        held_patience_seconds: float = 0.0,
     ) -> Lease:
         """Take a lease on one of an origin's connections.
 
@@ -119,6 +120,7 @@ class Host:
             is_stream: a file that cannot be split; a second copy of its task would start it over.
             length_bytes: of the span that it is for, if that is known.
             patience_seconds: how long to ask again and again if all are taken.
+            held_patience_seconds: how long to do so if somebody is at the span.
 
         Returns:
             The lease. Without Redis, which is a view, one of a job that is being fetched.
@@ -126,12 +128,13 @@ class Host:
         Raises:
             NoLease: all are taken, somebody is at it already, or the origin has asked to wait.
             JobTimedOut: the time that the job was given has passed.
+            AttemptStopped: this worker goes away.
         """
         limit = spec.connections or self.settings.connections
         own = self.settings.origins.get(progress.origin)
         if own is not None and own.connections is not None:
             limit = min(limit, own.connections)
-        ends_seconds = time.monotonic() + patience_seconds
+        began_seconds = time.monotonic()
         while True:
             try:
                 lease = self.records.acquire(
@@ -147,8 +150,13 @@ class Host:
                 raise JobTimedOut(progress.job_id)
             if lease.is_given:
                 return lease
-            if lease.wait_seconds or time.monotonic() >= ends_seconds:
+            patience = (
+                held_patience_seconds if lease.is_held else 0.0 if lease.wait_seconds else patience_seconds
+            )
+            if time.monotonic() >= began_seconds + patience:
                 raise NoLease(lease.wait_seconds, lease.chunks_done)
+            if self.watch.is_draining:
+                raise AttemptStopped(StopReason.DRAIN)
             time.sleep(_LOOK_SECONDS)
 
     def was_crowded_out(self, progress: Progress, error: Exception) -> bool:

@@ -68,7 +68,7 @@ class Watch:
         self._watched: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._is_draining = False
+        self.is_draining = False  #: this worker goes away
         self._redis_is_away = False
 
     @contextmanager
@@ -99,7 +99,7 @@ class Watch:
                     target=self._run, args=(self._tick_seconds,), name="watch", daemon=True
                 )
                 self._thread.start()
-            is_draining = self._is_draining
+            is_draining = self.is_draining
         if is_draining:
             attempt.stop(AttemptStopped(StopReason.DRAIN))
         try:
@@ -111,7 +111,7 @@ class Watch:
     def drain(self) -> None:
         """End all attempts, those that begin from now on included: this worker goes away."""
         with self._lock:
-            self._is_draining = True
+            self.is_draining = True
             watched = list(self._watched.values())
         for each in watched:
             each.attempt.stop(AttemptStopped(StopReason.DRAIN))

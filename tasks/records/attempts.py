@@ -111,11 +111,15 @@ _ENDED = (
     + """
 local bytes, speeds, job, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, left_seconds = unpack(ARGV)
-if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
-if left_seconds ~= '' then
-  redis.call('HSET', speeds, span, '-1 @' .. redis.call('TIME')[1] + left_seconds)
-elseif span ~= '' then
-  redis.call('HDEL', speeds, span)
+local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
+-- Who lost its lease has nothing to say of a span that another one is at.
+if span ~= '' and (not who or who == holder or not redis.call('ZSCORE', job_leases, who)) then
+  if done_bytes ~= '' then redis.call('HSET', bytes, span, done_bytes) end
+  if left_seconds ~= '' then
+    redis.call('HSET', speeds, span, '-1 @' .. redis.call('TIME')[1] + left_seconds)
+  else
+    redis.call('HDEL', speeds, span)
+  end
 end
 redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)

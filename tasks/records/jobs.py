@@ -17,6 +17,8 @@ from tasks.transfer.manifest import JobSpec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from tasks.records.attempts import Progress
+
 #: How long an answer is kept that nobody takes.
 _ANSWER_SECONDS = 600
 
@@ -26,7 +28,7 @@ _KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
 # A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
 # each that may changes.
 _TRANSITION = """
-local allowed, to, age, forgets, asks = unpack(ARGV)
+local allowed, to, age, asks, forgets, stays_at, stays = unpack(ARGV)
 local changed = {}
 for first = 1, #KEYS, 8 do
   local job, changes, bytes, done, shares, stops, speeds, help = unpack(KEYS, first, first + 7)
@@ -34,9 +36,15 @@ for first = 1, #KEYS, 8 do
   if not state or not string.find(allowed, '|' .. state .. '|', 1, true) then
     table.insert(changed, 0)
   else
-    redis.call('HSET', job, 'state', to, unpack(ARGV, 6))
+    redis.call('HSET', job, 'state', to, unpack(ARGV, 8))
     redis.call('PUBLISH', changes, to)
-    if forgets == '1' then redis.call('DEL', bytes, done, shares, stops, speeds, help) end
+    if forgets == '1' then
+      redis.call('DEL', bytes, done, shares, stops, speeds, help)
+      if stays ~= '' then
+        redis.call('HSET', bytes, stays_at, 0)
+        redis.call('HSET', speeds, stays_at, '-1 ' .. stays)
+      end
+    end
     for _, key in ipairs({job, bytes, done, shares, stops, speeds}) do
       if age == '' then redis.call('PERSIST', key) else redis.call('EXPIRE', key, age) end
     end
@@ -103,6 +111,7 @@ class JobRecords(Client):
         allowed: Iterable[JobState] = ACTIVE_STATES,
         fields: Mapping[str, str | int | float] | None = None,
         forgets_progress: bool = False,
+        stays: Progress | None = None,
     ) -> bool:
         """Change the state if the present one is among `allowed`; False if it is not.
 
@@ -112,17 +121,15 @@ class JobRecords(Client):
             allowed: states that may change to it.
             fields: more fields of the record, set in the same step.
             forgets_progress: of an earlier plan, of which nothing is left.
+            stays: of an attempt that remains at its span, which is nobody else's as long as its lease stands.
         """
-        args = [
-            str(int(forgets_progress)),
-            "",
-            *(str(item) for pair in (fields or {}).items() for item in pair),
-        ]
-        return self._change([job_id], to, allowed, *args) != [0]
+        more = [str(item) for pair in (fields or {}).items() for item in pair]
+        at, holder = (str(stays.span), stays.holder) if stays is not None else ("", "")
+        return self._change([job_id], to, allowed, "", str(int(forgets_progress)), at, holder, *more) != [0]
 
     def begin_plans(self, job_ids: Sequence[str], *, allowed: Iterable[JobState]) -> dict[str, Asked]:
         """Have those of these jobs that are in an allowed state be in ``planning``; what was asked for of each."""
-        answers = self._change(job_ids, JobState.PLANNING, allowed, "0", "1")
+        answers = self._change(job_ids, JobState.PLANNING, allowed, "1", "", "", "")
         begun = {}
         for job_id, answer in zip(job_ids, answers, strict=True):
             try:
@@ -134,21 +141,18 @@ class JobRecords(Client):
         return begun
 
     def _change(
-        self,
-        job_ids: Sequence[str],
-        to: JobState,
-        allowed: Iterable[JobState],
-        forgets: str,
-        asks: str,
-        *fields: str,
+        self, job_ids: Sequence[str], to: JobState, allowed: Iterable[JobState], *more: str
     ) -> list[Any]:
+        """Run the script; what it asks for, what it forgets, and fields follow one another in `more`."""
         kinds = ("", "changes", *_KINDS)
         age = str(self.age_seconds) if to.is_final else ""
+        asks, forgets, stays_at, stays, *fields = more
         answers: list[Any] = self.run(
             _TRANSITION,
             keys=[self.key(job_id, kind) for job_id in job_ids for kind in kinds],
             args=[
-                f"|{'|'.join(allowed)}|", to.value, age, forgets, asks, f"at:{to}", repr(time.time()), *fields
+                f"|{'|'.join(allowed)}|", to.value, age, asks, forgets, stays_at, stays,
+                f"at:{to}", repr(time.time()), *fields,
             ],
         )  # fmt: skip
         return answers

@@ -44,7 +44,7 @@ if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
   local left = tonumber(length) - tonumber(redis.call('HGET', bytes, span) or 0)
   local wait = tonumber(speed) > 0 and left / speed * 1000 or 1000
   wait = math.floor(math.max(50, math.min(wait, 1000)))
-  return {state, 0, wait, redis.call('SCARD', done), 0, false}
+  return {state, 0, wait, redis.call('SCARD', done), 0, false, 1}
 end
 local taken = redis.call('ZCARD', origin_leases)
 if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
@@ -125,6 +125,7 @@ class Lease:
     state: JobState | None  #: the job's
     is_given: bool
     wait_seconds: float = 0  #: how long the origin has asked everybody to wait; 0: not
+    is_held: bool = False  #: somebody is at the span; that is what there is to wait for then
     is_overdue: bool = False  #: the time that the job was given has passed
     chunks_done: int = 0  #: of the job; told where no lease is given
     stop: int | None = None  #: where the span ends in its chunk, if another worker took over what follows
@@ -168,11 +169,13 @@ class Leases(Client):
             "" if progress.span is None else str(progress.span),
             length_bytes or 0,
         ]
-        state, given, milliseconds, done_count, overdue, stop = self.run(_ACQUIRE, keys=keys, args=args)
+        answer = self.run(_ACQUIRE, keys=keys, args=args)
+        state, given, milliseconds, done_count, overdue, stop, *held = answer
         return Lease(
             state=as_state(state),
             is_given=bool(given),
             wait_seconds=milliseconds / 1000,
+            is_held=bool(held),
             is_overdue=bool(overdue),
             chunks_done=done_count,
             stop=as_count(stop),

@@ -99,7 +99,7 @@ def keep_beginning(
 ) -> None:
     """Save the answer to the probe as the beginning of the first chunk, and leave the rest to its task.
 
-    What has not come within `most_seconds` is left too: all other chunks wait for this.
+    What has not come within `most_seconds` is left too: the chunk's task waits for this.
     """
     ends_seconds = clock() + most_seconds
     with folder.open_part(manifest, chunk) as part:

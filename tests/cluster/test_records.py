@@ -224,6 +224,31 @@ def test_who_only_looks_does_not_try_one_connection_more_than_an_origin_allows(r
     assert redis.client().hget(allowed, "count") == "3"
 
 
+def test_a_plan_keeps_its_span_when_it_forgets_what_was_before(records):
+    begin(records, 0)
+    records.transition(JOB, JobState.FETCHING, forgets_progress=True, stays=progress("h/0", Span(0)))
+    asked = progress("h/1", Span(0))
+    lease = records.acquire(asked, origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES)
+    assert lease.is_held
+    assert not lease.is_given
+    records.attempt_ended(progress("h/0", Span(0)))
+    lease = records.acquire(asked, origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES)
+    assert lease.is_given
+    assert not lease.is_held
+
+
+def test_who_lost_its_lease_has_nothing_to_say_of_a_span_that_another_is_at(records, redis):
+    begin(records, 0)
+    redis.client().zrem(f"t:job:{JOB}:leases", "h/0")  # it ended, as no report came for ten seconds
+    second = progress("h/1", Span(0), 7)
+    assert records.acquire(second, origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES).is_given
+    records.report([second])
+    for has_failed in (False, True):
+        records.attempt_ended(progress("h/0", Span(0), 5), has_failed=has_failed)
+        assert redis.client().hget(f"t:job:{JOB}:bytes", "0") == "7"
+        assert redis.client().hget(f"t:job:{JOB}:speeds", "0") == "-1 h/1"
+
+
 @pytest.mark.parametrize("value", ["x", "", "-5", "1e3"])
 def test_a_stop_that_is_no_number_is_none(records, redis, value):
     redis.client().hset(f"t:job:{JOB}:stops", "0", value)

@@ -155,6 +155,33 @@ def test_a_receipt_for_a_file_that_was_taken_over_proves_nothing(tmp_path):
     assert job.merged() == CONTENT
 
 
+def test_an_attempt_that_ends_late_does_not_take_back_what_another_has_left_meanwhile(job):
+    with job.open() as first:
+        job.bring(first, MIB)
+        with job.open() as second:
+            job.bring(second, 3 * MIB)
+            second.save("h")
+        first.save("h")
+    with job.open() as part:
+        assert part.done_bytes == 3 * MIB
+        job.bring(part, CHUNK_BYTES)
+        part.complete("h")
+    job.complete(1)
+    assert job.merged() == CONTENT
+
+
+def test_an_attempt_that_did_not_believe_a_checkpoint_leaves_its_own(job):
+    with job.open() as first:
+        job.bring(first, 3 * MIB)
+        first.save("h")
+    job.damage("00000.checkpoint")
+    with job.open() as second:
+        assert second.done_bytes == 0
+        job.bring(second, MIB)
+        second.save("h")
+    assert job.open().done_bytes == MIB
+
+
 LEFT = {"is_left": True}
 
 

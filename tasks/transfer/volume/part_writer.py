@@ -61,7 +61,8 @@ class PartWriter:
         self._is_vouched_for = False  # whether a checkpoint or a receipt names the part's own file
         self._base_offset = chunk.start + self._span.start if self._is_shared else 0
         with volume_errors(folder, needed_bytes=chunk.length_bytes or 0):
-            checkpoint = self._open(read_checkpoint(folder, self._stem))
+            self._found = read_checkpoint(folder, self._stem)
+            checkpoint = self._open(self._found)
         self.done_bytes = checkpoint.length_bytes if checkpoint else 0
         self._resumed_bytes = self._kept_bytes = self.done_bytes
         self._kept_seconds, self._interval_seconds = clock(), 0.0
@@ -134,13 +135,20 @@ class PartWriter:
     def save(self, worker: str) -> None:
         """Leave a checkpoint at the attempt's end, so that any worker goes on at this byte."""
         is_told = self._is_shared and self.done_bytes == self._resumed_bytes
-        if self.done_bytes == 0 or is_told:
+        if self.done_bytes == 0 or is_told or self._is_behind():
             return
         with volume_errors(self._folder):
             if self._sync:
                 os.fdatasync(self._fd)
             checkpoint = Checkpoint(**self._state(worker, is_synced=self._sync), is_left=True)
             self._write_checkpoint(checkpoint, sync=self._sync)
+
+    def _is_behind(self) -> bool:
+        """Whether another attempt has left more since this one began: going on here would fetch that again."""
+        left = read_checkpoint(self._folder, self._stem)
+        if left is None or left == self._found or left.file_name == self._own_name:
+            return False
+        return left.length_bytes > self.done_bytes
 
     def complete(self, worker: str) -> Receipt:
         """Leave a receipt: the part is whole and, unless sync is off, on disk."""
