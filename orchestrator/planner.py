@@ -21,7 +21,7 @@ _LEAST_BYTES_A_CONNECTION = 4 * MIB
 _MOST_CHUNK_BYTES = 64 * MIB
 #: Enough that many workers are done at about the same time.
 _WANTED_CHUNKS = 64
-#: Each chunk is a message of Redis and a task of 1.5 ms: beyond this the chunk size grows with the file.
+#: Each chunk is a message of Redis and a task of 5 ms: beyond this the chunk size grows with the file.
 MOST_CHUNKS = 1000
 
 _MOST_NAME_BYTES = 255 - len(".download")

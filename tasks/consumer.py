@@ -7,8 +7,8 @@ from typing import Any
 
 from celery.worker.consumer import Consumer
 
-#: Celery publishes events each time its loop comes round. A chunk's task has three, which were a quarter of what the
-#: process spent on it; and of 64 chunks that were sent at once, each began that much later.
+#: Celery publishes events each time its loop comes round, in the thread that takes messages. A chunk's task has three:
+#: of 64 chunks that were sent at once, each began that much later.
 _LATE_SECONDS = 0.1
 
 
