@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ class ScriptedServer:
         self.requests: list[Request] = []
         self.port = self._socket.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/file.bin"
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def _accept(self) -> None:
         while not self._ended.is_set():
@@ -87,9 +89,14 @@ class ScriptedServer:
 
     def close(self) -> None:
         self._ended.set()
-        self._socket.close()
-        for connection in self._connections:
-            connection.close()
+        # Shut down first: close() wakes no thread that is blocked in accept() or recv(). When the process is stopped
+        # and goes on, the kernel has it call again, and by then the number may be that of another server's socket.
+        for each in (self._socket, *self._connections):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._accepting.join()
+        for each in (self._socket, *self._connections):
+            each.close()
 
 
 @contextmanager
