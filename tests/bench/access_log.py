@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-import psutil
-
-from support.tools import wait_until
+from support.web_servers import wait_until_let_go
 
 if TYPE_CHECKING:
     from bench.origins import Origin
@@ -49,13 +47,5 @@ def sent_bytes(origin: Origin) -> int:
 
     A response is logged when it ends. So its clients have to be gone: this waits for nginx to notice.
     """
-    wait_until(lambda: not _has_connections(origin), what="nginx letting go of its clients")
+    wait_until_let_go(origin.base_url)
     return file_bytes(answers(origin))
-
-
-def _has_connections(origin: Origin) -> bool:
-    return any(
-        connection.status != psutil.CONN_LISTEN
-        for process in origin.processes()
-        for connection in process.net_connections(kind="tcp")
-    )

@@ -6,7 +6,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from support.serving import serving
 
@@ -39,68 +39,82 @@ class Origin:
         self.url = ""
 
 
+class _Handler(BaseHTTPRequestHandler):
+    """One connection to an origin."""
+
+    one: ClassVar[Origin]
+    protocol_version = "HTTP/1.1"
+
+    def setup(self) -> None:
+        super().setup()
+        with self.one.lock:
+            self.one.connections_count += 1
+
+    def do_GET(self) -> None:
+        with self.one.lock:
+            self.one.requests.append(self.headers.get("Range", ""))
+            self.one.paths.append(self.path)
+            status = self.one.statuses.pop(0) if self.one.statuses else 0
+            self.one.open_count += 1
+            self.one.most_open_count = max(self.one.most_open_count, self.one.open_count)
+        self.is_open = True
+        try:
+            if status:
+                self._is_over()
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            else:
+                self._send_file()
+        except OSError:
+            self.close_connection = True
+        finally:
+            self._is_over()
+
+    def _send_file(self) -> None:
+        first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        content = self.one.contents.get(self.path, self.one.content)
+        start = int(first)
+        stop = min(int(last or len(content)) + 1, len(content))
+        self.send_response(206)
+        self.send_header("ETag", self.one.etag)
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        with self.one.lock:
+            is_stalled = start in self.one.stalled_starts
+            if is_stalled:
+                self.one.stalled_starts.remove(start)
+        if is_stalled:
+            self.wfile.flush()
+            self.connection.recv(1)  # until the client closes
+            raise ConnectionResetError
+        for offset in range(start, stop, _BLOCK_BYTES):
+            block = content[offset : min(offset + _BLOCK_BYTES, stop)]
+            bytes_per_second = self.one.slow_starts.get(start, self.one.bytes_per_second)
+            if bytes_per_second:
+                time.sleep(len(block) / bytes_per_second)
+            if offset > start:
+                self.one.gate.wait(60)
+            if offset + len(block) == stop:
+                # Before the client has it all, and may ask again on another connection.
+                self._is_over()
+            self.wfile.write(block)
+            with self.one.lock:
+                self.one.served_bytes += len(block)
+
+    def _is_over(self) -> None:
+        if self.is_open:
+            self.is_open = False
+            with self.one.lock:
+                self.one.open_count -= 1
+
+
 @contextmanager
 def origin(content: bytes) -> Iterator[Origin]:
     """Serve `content` on loopback."""
     one = Origin(content)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def setup(self) -> None:
-            super().setup()
-            with one.lock:
-                one.connections_count += 1
-
-        def do_GET(self) -> None:
-            with one.lock:
-                one.requests.append(self.headers.get("Range", ""))
-                one.paths.append(self.path)
-                status = one.statuses.pop(0) if one.statuses else 0
-                one.open_count += 1
-                one.most_open_count = max(one.most_open_count, one.open_count)
-            try:
-                if status:
-                    self.send_response(status)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                else:
-                    self._send_file()
-            except OSError:
-                self.close_connection = True
-            finally:
-                with one.lock:
-                    one.open_count -= 1
-
-        def _send_file(self) -> None:
-            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-            content = one.contents.get(self.path, one.content)
-            start = int(first)
-            stop = min(int(last or len(content)) + 1, len(content))
-            self.send_response(206)
-            self.send_header("ETag", one.etag)
-            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
-            self.send_header("Content-Length", str(stop - start))
-            self.end_headers()
-            with one.lock:
-                is_stalled = start in one.stalled_starts
-                if is_stalled:
-                    one.stalled_starts.remove(start)
-            if is_stalled:
-                self.wfile.flush()
-                self.connection.recv(1)  # until the client closes
-                raise ConnectionResetError
-            for offset in range(start, stop, _BLOCK_BYTES):
-                block = content[offset : min(offset + _BLOCK_BYTES, stop)]
-                self.wfile.write(block)
-                with one.lock:
-                    one.served_bytes += len(block)
-                bytes_per_second = one.slow_starts.get(start, one.bytes_per_second)
-                if bytes_per_second:
-                    time.sleep(len(block) / bytes_per_second)
-                one.gate.wait(60)
-
-    with serving(Handler) as port:
+    with serving(type("Handler", (_Handler,), {"one": one})) as port:
         one.url = f"http://127.0.0.1:{port}/big.bin"
         try:
             yield one

@@ -10,6 +10,8 @@ import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import requests
+
 from support.access_log import APACHE_FORMAT, NGINX_FORMAT
 from support.tools import end, free_port, is_listening, need, wait_until
 
@@ -33,10 +35,12 @@ http {{
     server {{
         listen 127.0.0.1:{port}{tls};
         root {documents};
+        location = {status_path} {{ stub_status; access_log off; }}
         {extra}
     }}
 }}
 """
+_STATUS_PATH = "/nginx-status"
 
 _APACHE = """
 ServerRoot {folder}
@@ -133,13 +137,24 @@ def nginx(
     config.write_text(
         _NGINX.format(
             folder=folder, documents=documents, port=port, extra=extra, http_extra=http_extra,
-            log_format=NGINX_FORMAT, tls=" ssl" if certificate else "",
+            log_format=NGINX_FORMAT, tls=" ssl" if certificate else "", status_path=_STATUS_PATH,
         )
     )  # fmt: skip
     with _running(
         [program, "-p", str(folder), "-e", str(folder / "nginx-start.log"), "-c", str(config)], port, folder
     ):
         yield f"http{'s' if certificate else ''}://127.0.0.1:{port}"
+
+
+def wait_until_let_go(nginx_url: str) -> None:
+    """Wait until nginx has noticed that its clients are gone: it logs what it sent to a killed one only then."""
+
+    def is_alone() -> bool:
+        status = requests.get(nginx_url + _STATUS_PATH, timeout=10)
+        status.raise_for_status()
+        return status.text.startswith("Active connections: 1 ")  # this one
+
+    wait_until(is_alone, what="nginx letting go of its clients")
 
 
 @contextmanager

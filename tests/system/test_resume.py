@@ -19,7 +19,7 @@ from support.files import MIB, sha256_of
 from support.origin import origin
 from support.system_helpers import stored_bytes, told_error, wait_until_fetching
 from support.tools import wait_until
-from support.web_servers import nginx
+from support.web_servers import nginx, wait_until_let_go
 
 CONTENT = random.Random(11).randbytes(32 * MIB + 3)
 OTHER = random.Random(12).randbytes(32 * MIB + 3)
@@ -197,10 +197,12 @@ def test_after_everything_was_killed_at_half_of_2_gib_at_most_3_percent_is_fetch
         wait_until(lambda: not home.processes(), what="all processes being gone")
         stored = stored_bytes(home.volume)
         assert stored < 0.9 * SIZE_BYTES
+        wait_until_let_go(url)
         log.write_bytes(b"")
         done = home.run("submit", f"{url}/big", seconds=120)
         assert done.returncode == 0, done.stderr
         assert "Going on with" in done.stderr
+        wait_until_let_go(url)
         again = (sent_bytes(log) - (SIZE_BYTES - stored)) / SIZE_BYTES
         print(f"fetched again: {100 * again:.2f} % of {SIZE_BYTES} bytes")
         assert again <= 0.03

@@ -6,11 +6,9 @@ import contextlib
 import errno
 import functools
 import os
-import random
 import secrets
 import shutil
 import socket
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +19,6 @@ if TYPE_CHECKING:
 
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
-_MOST_TRIES = 1000
-_LONGEST_PAUSE_SECONDS = 0.001
 _READ_BYTES = 256 * 1024
 #: The most that the kernel keeps or forgets of a file at once.
 _CACHED_BYTES = 2 * 1024 * 1024
@@ -74,21 +70,31 @@ def make_folder(path: Path) -> None:
 
     Not the parent's parent: that is the volume, and one that is not mounted must not be made.
     """
-    for tries_left in reversed(range(_MOST_TRIES)):
-        # os.mkdir, not pathlib's: that looks once more when there is a folder, and fails if it is gone by then.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path.parent, 0o700)  # noqa: PTH102
+    is_made = False
+    while not is_made:
         try:
+            # os.mkdir, not pathlib's: that looks once more when there is a folder, and fails if it is gone by then.
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)  # noqa: PTH102
+            is_made = True
         except FileNotFoundError:
-            # The last job to end has removed the empty parent in between.
-            if not tries_left:
-                raise
-            # Whoever removes it may go at this very pace: without chance, both could meet a thousand times.
-            time.sleep(random.uniform(0, _LONGEST_PAUSE_SECONDS))
-        else:
-            return
+            is_made = _make_both(path)
+
+
+def _make_both(path: Path) -> bool:
+    """Make a folder in a parent that is not there or empty; False if there is something else in it by now."""
+    # By a rename: made one after the other, the last job to end would remove the empty parent in between.
+    temporary = path.parent.with_name(f"{path.parent.name}.{secrets.token_hex(4)}.new")
+    os.mkdir(temporary, 0o700)  # noqa: PTH102
+    try:
+        os.mkdir(temporary / path.name, 0o700)  # noqa: PTH102
+        temporary.rename(path.parent)
+    except OSError as error:
+        shutil.rmtree(temporary)
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
 
 
 def write_whole(path: Path, text: str, *, sync: bool) -> None:
