@@ -275,6 +275,7 @@ def test_nothing_is_written_below_a_disk_that_was_torn_away(place, served):
     assert list(one.volume.iterdir()) == []
     its.mount()
     kept = kept_bytes(one.volume, job_id)
-    assert kept > 8 * MIB
+    # Of 12 MiB: each of four connections loses what came since its last checkpoint.
+    assert kept > 4 * MIB
     assert resumed(one, served, job_id) == len(CONTENT) - kept
     assert_is_whole(one.volume)
