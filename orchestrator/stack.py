@@ -74,7 +74,7 @@ def run(
         VitalServiceEnded: its Redis died.
     """
     services = [Service("redis", lambda: private_redis.start(folder), is_vital=True)]
-    services += worker_services(concurrency, loglevel=loglevel)
+    services += worker_services(concurrency, processes=settings().processes, loglevel=loglevel)
     if flower_args is not None:
         services.append(Service("flower", lambda: _start_flower(flower_args)))
     # A child's stack ends with all its jobs: there is nobody to whom a worker could give its chunks back.

@@ -1,12 +1,13 @@
 """``orchestrator worker``: Celery processes with the right pool, queues and settings.
 
-Chunks have a process of their own, and plans and merges another: neither ever waits behind
-somebody's chunks.
+Chunks have processes of their own, as many as there are processors, and plans and merges another: neither ever waits
+behind somebody's chunks.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Plans and merges at a time. They are short, or wait for the disk.
 _CONTROL_SLOTS = 4
+#: A process with fewer connections than this costs more memory than it saves time.
+_LEAST_SLOTS = 4
 #: How long a process may take to end. What it had not acknowledged by then is delivered again.
 _LAST_SECONDS = 12.0
 
@@ -25,6 +28,7 @@ _LAST_SECONDS = 12.0
 def worker_services(
     concurrency: int,
     *,
+    processes: int | None = None,
     queues: Sequence[str] = QUEUES,
     celery_args: Sequence[str] = (),
     loglevel: str = "INFO",
@@ -33,6 +37,7 @@ def worker_services(
 
     Args:
         concurrency: chunks to fetch at a time.
+        processes: how many fetch them; None: see `slots_of_processes`.
         queues: which queues to serve.
         celery_args: what Celery is told besides.
         loglevel: Celery's.
@@ -42,8 +47,30 @@ def worker_services(
     if control:
         services.append(_service("control", control, _CONTROL_SLOTS, celery_args, loglevel))
     if CHUNKS_QUEUE in queues:
-        services.append(_service("chunks", [CHUNKS_QUEUE], concurrency, celery_args, loglevel))
+        for number, slots in enumerate(slots_of_processes(concurrency, processes), start=1):
+            services.append(_service(f"chunks-{number}", [CHUNKS_QUEUE], slots, celery_args, loglevel))
     return services
+
+
+def slots_of_processes(concurrency: int, wanted: int | None, *, processors: int | None = None) -> list[int]:
+    """How many chunks each process fetches at a time; as many as `concurrency` in all.
+
+    One process runs Python on one processor: its threads wait for each other's interpreter lock.
+
+    Args:
+        concurrency: chunks to fetch at a time.
+        wanted: how many processes; None: one for each processor, if each has enough to do.
+        processors: that may be used; None: as the system says.
+    """
+    if wanted is None:
+        wanted = min(processors or _processors(), max(1, concurrency // _LEAST_SLOTS))
+    count = min(wanted, concurrency)
+    return [concurrency // count + (number < concurrency % count) for number in range(count)]
+
+
+def _processors() -> int:
+    # What a container or `taskset` leaves of the machine's.
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _end_soon(**_: object) -> None:

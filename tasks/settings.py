@@ -64,6 +64,9 @@ class Settings(BaseSettings):
         None, min_length=1, max_length=255, pattern=r"^[^/\s]+$", description="what records call this host"
     )
     concurrency: int = Field(16, ge=1, le=1024, description="chunks that one worker fetches at a time")
+    processes: int | None = Field(
+        None, ge=1, le=256, description="processes of one worker that fetch chunks; not set: one a processor"
+    )
     connections: int = Field(
         16, ge=1, le=1024, description="connections to one origin, over all workers and jobs"
     )

@@ -43,6 +43,12 @@ def _log(level: str) -> None:
     help="Chunks to fetch at a time (default: ORCHESTRATOR_CONCURRENCY, 16).",
 )
 @click.option(
+    "--processes",
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="Processes that fetch them (default: ORCHESTRATOR_PROCESSES, else one for each processor).",
+)
+@click.option(
     "--queues",
     metavar="LIST",
     help="Serve only these of control, merge and chunks, separated by commas (default: all).",
@@ -54,7 +60,13 @@ def _log(level: str) -> None:
     show_default=True,
 )
 @click.argument("celery_args", nargs=-1, type=click.UNPROCESSED)
-def worker(concurrency: int | None, queues: str | None, loglevel: str, celery_args: tuple[str, ...]) -> int:
+def worker(
+    concurrency: int | None,
+    processes: int | None,
+    queues: str | None,
+    loglevel: str,
+    celery_args: tuple[str, ...],
+) -> int:
     """Run a worker: it fetches chunks onto the volume, plans and merges.
 
     Run as many as there are hosts, with the same ORCHESTRATOR_REDIS_URL and the same volume. What follows
@@ -81,7 +93,11 @@ def worker(concurrency: int | None, queues: str | None, loglevel: str, celery_ar
     Volume(settings().volume.absolute()).check()
     _log(loglevel)
     services = worker_services(
-        concurrency or settings().concurrency, queues=wanted, celery_args=celery_args, loglevel=loglevel
+        concurrency or settings().concurrency,
+        processes=processes or settings().processes,
+        queues=wanted,
+        celery_args=celery_args,
+        loglevel=loglevel,
     )
     Supervisor(services).run()
     return exits.COMPLETE

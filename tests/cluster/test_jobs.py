@@ -176,7 +176,8 @@ def test_a_terminated_worker_gives_its_chunks_to_another_at_the_byte(empty_clust
     # By design, and so without a warning.
     log = empty_cluster.log(0)
     assert (
-        len(re.findall(r"INFO/chunks\] Task tasks.fetch_chunk\[\S+\] reject requeue=True: drain", log)) == 2
+        len(re.findall(r"INFO/chunks-\d+\] Task tasks.fetch_chunk\[\S+\] reject requeue=True: drain", log))
+        == 2
     )
     assert "Traceback" not in log
     # A MiB of the beginning came with the probe; of the rest, nothing that host-a had was fetched again.
