@@ -76,6 +76,9 @@ def adopt(host: Host, wanted: Manifest, probe: Probe, before: str | None) -> Man
     if kept is None and before is not None:
         folder = host.volume.job(before)
         kept = folder.read_manifest()
+        if kept is None and host.records.state(before) is None:
+            # Nobody could ever make something of it.
+            folder.remove()
     # A manifest in the own folder that is another's: an earlier delivery of the plan's message died in here.
     if kept is None or kept.job_id == wanted.job_id:
         return None

@@ -33,6 +33,9 @@ class ByteRange:
         """The value of a ``Range`` header that asks for it (RFC 9110, section 14.2)."""
         return f"bytes={self.start}-{self.stop - 1}"
 
+    def __str__(self) -> str:
+        return f"bytes {self.start}-{self.stop - 1}"
+
 
 def nth(number: int, size_bytes: int, each_bytes: int) -> ByteRange:
     """The range with this number, from 0, when a file is split into ranges of `each_bytes` but the last.

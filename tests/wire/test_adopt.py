@@ -114,6 +114,20 @@ def test_what_is_of_no_use_is_removed(place):
 
 
 @pytest.mark.parametrize("state", [None, JobState.FAILED])
+@pytest.mark.parametrize("text", ["", "{}", "[" * 200_000, None])
+def test_what_has_no_manifest_that_can_be_read_is_removed_unless_redis_knows_of_it(place, text, state):
+    left(place)
+    path = place.volume.job(OLD).path / "manifest.json"
+    path.unlink()
+    if text is not None:
+        path.write_text(text)
+    if state is not None:
+        place.states[OLD] = state
+    assert try_to_adopt(place) is None
+    assert folders(place) == ([NEW] if state is None else [OLD, NEW])
+
+
+@pytest.mark.parametrize("state", [None, JobState.FAILED])
 def test_another_urls_job_is_kept_if_somebody_can_resume_it(place, state):
     left(place, url="http://host/other.bin")
     if state is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email.message
 import email.utils
+import http.client
 import re
 import ssl
 import time
@@ -96,12 +97,12 @@ def validator_of(response: requests.Response) -> Validator:
 
 
 def _is_fresh(headers: Mapping[str, str]) -> bool:
-    """Whether the last change was less than a minute before the answer (RFC 9110, section 8.8.2.2)."""
+    """Whether the last change may have been less than a minute before the answer (RFC 9110, section 8.8.2.2)."""
     try:
         sent = email.utils.parsedate_to_datetime(headers["Date"]).timestamp()
         changed = email.utils.parsedate_to_datetime(headers["Last-Modified"]).timestamp()
     except (KeyError, ValueError, OverflowError):
-        return False
+        return True
     return sent - changed < _FRESH_SECONDS
 
 
@@ -197,6 +198,8 @@ def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PL
         return proxys
     if _find(error, urllib3.exceptions.NameResolutionError) is not None:
         return OriginUnreachable(name, "the host's name is not known")
+    if _find(error, http.client.LineTooLong) is not None:
+        return BadResponse(name, "a line of its head is longer than 64 KiB")
     cause = _find(error, OSError)
     reason = cause.strerror if cause is not None and cause.strerror else "the connection broke"
     return OriginUnreachable(name, reason.lower())
