@@ -278,3 +278,12 @@ def test_a_shared_file_that_was_cut_is_not_believed_when_it_is_gone_on_with(job,
     job.complete(0)
     assert isinstance(merge_parts(job.volume, again), Merged)
     assert (job.volume.root / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_receipt_with_a_number_that_is_no_crc_proves_nothing(job):
+    job.complete(0)
+    job.complete(1)
+    job.change("00001.receipt", crc32c=2**32)
+    result = merge_parts(job.volume, job.manifest)
+    assert isinstance(result, Incomplete)
+    assert [chunk.number for chunk in result.chunks] == [1]
