@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ MOST_BYTES = 1024 * 1024
 
 _GNU = re.compile(r"([0-9a-fA-F]+)(?:[ \t]+\*?(\S.*))?", re.ASCII)
 _BSD = re.compile(r"([A-Za-z0-9-]+) ?\((.+)\) ?= ?([0-9a-fA-F]+)", re.ASCII)
+_ESCAPE = re.compile(r"\\([\\nr])")
+_ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 #: Eight digits in such a list are a CRC-32 of another polynomial (``.sfv``).
 _BY_DIGITS = {2 * length: name for name, length in LENGTHS_BYTES.items() if name != CRC32C}
 
@@ -34,8 +37,8 @@ def choose(text: str, names: Iterable[str], *, source: str) -> dict[str, str]:
     """A file's digests in a list of checksums.
 
     Lines are ``HEX  name`` or ``HEX *name`` (GNU coreutils), where the number of digits tells the algorithm, or
-    ``SHA256 (name) = HEX`` (BSD, OpenSSL). Others, such as a signature's, are passed over. A list of one digest
-    without a name is the file's.
+    ``SHA256 (name) = HEX`` (BSD, OpenSSL); after a backslash, with escapes in the name. Others, such as a signature's,
+    are passed over. A list of one digest without a name is the file's.
 
     Args:
         text: the list.
@@ -48,7 +51,9 @@ def choose(text: str, names: Iterable[str], *, source: str) -> dict[str, str]:
     Raises:
         BadOption: there is no entry for the file, or there are several that contradict each other.
     """
-    entries = [entry for line in text.splitlines() if (entry := _parse(line.strip()))]
+    # Windows editors begin a text with a mark that would make the first line no entry.
+    lines = text.removeprefix("\ufeff").splitlines()
+    entries = [entry for line in lines if (entry := _parse(line.strip()))]
     if len(entries) == 1 and entries[0].name is None:
         return {entries[0].algorithm: entries[0].digest}
     wanted = [name for name in names if name.rpartition("/")[2]]
@@ -82,9 +87,12 @@ def is_url(checksums: str | Path) -> bool:
 def choose_in(path: Path, names: Iterable[str]) -> dict[str, str]:
     """A file's digests in a list on this host; `BadOption` if it has none."""
     try:
-        text = path.read_bytes().decode(errors="replace")
+        data = path.read_bytes()
     except OSError as error:
         raise BadOption(f"{path} cannot be read: {error.strerror or type(error).__name__}.") from None
+    # PowerShell's redirection writes UTF-16.
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    text = data.decode("utf-16" if is_utf16 else "utf-8", errors="replace")
     return choose(text, names, source=str(path))
 
 
@@ -100,6 +108,9 @@ def given(sha256: str | None, *others: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parse(line: str) -> _Entry | None:
+    # GNU coreutils: the name has a backslash or a line's end in it.
+    is_escaped = line.startswith("\\")
+    line = line.removeprefix("\\")
     if match := _BSD.fullmatch(line):
         algorithm, name, digits = algorithm_of(match[1]), match[2], match[3]
     elif match := _GNU.fullmatch(line):
@@ -108,6 +119,8 @@ def _parse(line: str) -> _Entry | None:
         return None
     if algorithm is None or len(digits) != 2 * LENGTHS_BYTES[algorithm]:
         return None
+    if name and is_escaped:
+        name = _ESCAPE.sub(lambda match: _ESCAPED[match[1]], name)
     return _Entry(name and name.removeprefix("./"), algorithm, digits.lower())
 
 

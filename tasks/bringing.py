@@ -118,9 +118,16 @@ class Bringing:
         return self._host.was_crowded_out(self.progress(), error)
 
     def is_fenced(self) -> bool:
-        """Whether a newer plan took over; the older one's files may be gone already, which is no failure."""
+        """Whether a newer plan took over, or the job has ended; its files may be gone already, which is no failure."""
         manifest = self._folder.read_manifest()
-        return manifest is None or manifest.generation > self._generation
+        if manifest is not None:
+            return manifest.generation > self._generation
+        try:
+            state = self._host.records.state(self._job_id)
+        except RedisError:
+            return True
+        # Of a job that goes on, somebody removed the folder: said by nobody, it would be waited for for ever.
+        return state is None or not state.is_active
 
     def _read_manifest(self) -> Manifest:
         manifest = self._folder.read_manifest()

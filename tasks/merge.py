@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
 from tasks.transfer.attempt import AttemptStopped
-from tasks.transfer.errors import DigestMismatch
+from tasks.transfer.errors import DigestMismatch, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
 from tasks.transfer.merge_parts import merge_parts as merge
 from tasks.transfer.whole_pass import expected_digests
 
+if TYPE_CHECKING:
+    from tasks.host import Host
+    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.merge_parts import Merged
+
 logger = logging.getLogger(__name__)
 
+#: How often, and at what interval, a merge looks for the manifest of a job that goes on.
+_MANIFEST_LOOKS = 5
+_LOOK_SECONDS = 2.0
 
-@app.task(bind=True, name=MERGE_TASK, ignore_result=True)
+
+# max_retries=None: a merge counts its looks itself; with Celery's default of 3 the job would never hear of the last.
+@app.task(bind=True, name=MERGE_TASK, max_retries=None, ignore_result=True)
 def merge_parts(self: Any, job_id: str, generation: int) -> None:
     """Chord body: merge what the volume proves to be there, in order; send again what is missing.
 
@@ -28,7 +38,14 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
         generation: the sending it belongs to; an older one than the manifest's is fenced off.
     """
     here = host()
-    manifest = here.volume.job(job_id).read_manifest()
+    folder = here.volume.job(job_id)
+    manifest = folder.read_manifest()
+    if manifest is None and here.records.state(job_id) in (JobState.FETCHING, JobState.MERGING):
+        # Not seen here yet (attribute caches of NFS), or removed by somebody: then no other message comes.
+        if self.request.retries < _MANIFEST_LOOKS:
+            raise self.retry(countdown=_LOOK_SECONDS, argsrepr=f"({job_id})", kwargsrepr="{}")
+        outcomes.fail(here, job_id, VolumeMissing(str(folder.path)))
+        return
     if manifest is None or manifest.generation != generation:
         logger.info("merge fenced off job=%s generation=%d", job_id, generation)
         return
@@ -54,6 +71,12 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
             here.volume.job(job_id).write_manifest(refuted)
         outcomes.fail(here, job_id, error)
         return
+    _go_on(here, manifest, result)
+
+
+def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
+    """Complete the job, or have sent again what is missing."""
+    job_id = manifest.job_id
     if isinstance(result, Incomplete):
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
         app.send_task(PLAN_TASK, args=(job_id, 0, True), argsrepr=f"({job_id}: {len(result.chunks)} missing)")

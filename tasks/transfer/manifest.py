@@ -204,7 +204,7 @@ class PartState(_Stored):
     number: int = Field(ge=0)
     start: int = Field(default=0, ge=0)  #: where the span begins, counted from the part's start
     length_bytes: int = Field(ge=0)  #: how much of the span is there, from its start
-    crc32c: int = Field(ge=0)  #: of these bytes
+    crc32c: int = Field(ge=0, lt=2**32)  #: of these bytes
     file_name: str = Field(pattern=r"^[0-9a-z.-]{1,100}$")  #: the file that holds them, in the plan's folder
     brought_bytes: dict[str, int]  #: by worker host: who brought how much
     is_synced: bool = False  #: the bytes were on disk when this was written

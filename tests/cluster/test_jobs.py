@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 
 import pytest
 
@@ -332,3 +333,34 @@ def test_a_small_file_that_is_planned_several_times_at_once_is_complete(one_work
             job.wait(60)
             assert (one_worker.volume / f"{turn}.bin").read_bytes() == CONTENT[:100_000]
     wait_until_clean(one_worker.volume)
+
+
+@pytest.mark.parametrize("layout", ["parts", "shared"])
+def test_a_job_whose_folder_somebody_removes_fails_and_is_not_waited_for(one_worker, served, layout):
+    served.bytes_per_second = 2 * MIB
+    with one_worker.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES, layout=layout)
+        wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
+        shutil.rmtree(one_worker.volume / ".orchestrator")
+        with pytest.raises(JobEndedBadly) as caught:
+            job.wait(60)
+        assert caught.value.record.error.code == "VolumeMissing"
+        wait_until(lambda: served.open_count == 0, what="all connections closed")
+        wait_until_clean(one_worker.volume)
+        served.bytes_per_second = None
+        orchestrator.submit(served.url).wait(60)
+    assert is_right(one_worker)
+    wait_until_clean(one_worker.volume)
+
+
+def test_a_job_whose_folder_is_gone_when_it_is_merged_fails(empty_cluster, served):
+    empty_cluster.start_worker("--concurrency", "4", "--queues", "control,chunks")
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().chunks_done == job.status().chunks_count > 1, what="all chunks")
+        shutil.rmtree(empty_cluster.volume / ".orchestrator")
+        empty_cluster.start_worker("--queues", "merge")
+        with pytest.raises(JobEndedBadly) as caught:
+            job.wait(60)
+    assert caught.value.record.error.code == "VolumeMissing"
+    assert list(empty_cluster.volume.iterdir()) == []

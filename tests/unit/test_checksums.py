@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.checksums import choose, given, names_of
+from orchestrator.checksums import choose, choose_in, given, names_of
 from tasks.transfer.errors import BadOption
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -31,10 +31,31 @@ ALL = {"sha-256": A}
         (f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n# big.iso: 4 bytes\n{A}  big.iso", ALL),
         (f"{A}  big.iso\n{A}  big.iso", ALL),
         (f"{B}  big.iso.sig\n{A}  big.iso", ALL),
+        (f"\ufeff{A}  big.iso\r\n", ALL),  # from a Windows editor
     ],
 )
 def test_the_files_entry_is_found(text, found):
     assert choose(text, names_of("https://h/images/big.iso?sig=1", None), source="SUMS") == found
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        (f"\\{A}  a\\\\n\\nb", "a\\n\nb"),
+        (f"\\SHA256 (a\\\\b) = {A}", "a\\b"),
+        (f"{A}  a\\nb", "a\\nb"),  # no escape: the line does not begin with a backslash
+    ],
+)
+def test_names_with_a_backslash_or_a_lines_end_are_written_as_coreutils_does(line, name):
+    assert choose(f"{B}  other\n{line}\n", [name], source="SUMS") == ALL
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
+def test_a_list_is_read_whatever_windows_wrote_it_in(tmp_path, encoding):
+    begin = "\ufeff" if encoding == "utf-16-be" else ""
+    path = tmp_path / "SUMS"
+    path.write_bytes(f"{begin}{A}  b\xfcg.iso\r\n{B}  other\r\n".encode(encoding))
+    assert choose_in(path, ["b\xfcg.iso"]) == ALL
 
 
 @pytest.mark.parametrize(

@@ -256,3 +256,34 @@ def test_a_part_that_lost_its_end_is_fetched_again(tmp_path):
     assert isinstance(result, Incomplete)
     job.complete(1)
     assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("job", [LayoutName.SHARED], indirect=True)
+@pytest.mark.parametrize("left_bytes", [0, 100, CHUNK_BYTES + 1, None])
+def test_a_shared_file_that_was_cut_is_not_believed_when_it_is_gone_on_with(job, left_bytes):
+    job.complete(0, sync=True)
+    job.complete(1, sync=True)
+    shared = job.plan_folder / "shared"
+    if left_bytes is None:
+        shared.unlink()
+    else:
+        with shared.open("r+b") as file:
+            file.truncate(left_bytes)
+    # Sent again; its last chunk would make it as long as before, with zeros where bytes are missing.
+    again = job.manifest.model_copy(update={"generation": 2})
+    job.folder.write_manifest(again)
+    assert [chunk.number for chunk in job.folder.missing(again)] == [0, 1]
+    job.complete(1)
+    assert isinstance(merge_parts(job.volume, again), Incomplete)
+    job.complete(0)
+    assert isinstance(merge_parts(job.volume, again), Merged)
+    assert (job.volume.root / "file.bin").read_bytes() == CONTENT
+
+
+def test_a_receipt_with_a_number_that_is_no_crc_proves_nothing(job):
+    job.complete(0)
+    job.complete(1)
+    job.change("00001.receipt", crc32c=2**32)
+    result = merge_parts(job.volume, job.manifest)
+    assert isinstance(result, Incomplete)
+    assert [chunk.number for chunk in result.chunks] == [1]

@@ -358,6 +358,18 @@ CODINGS = [
          raw(head("200 OK", "Content-Encoding: deflate") + zlib.compress(CONTENT))),
     Case("gzip that is cut", "RFC 9112 8",
          raw(head("200 OK", "Content-Encoding: gzip", f"Content-Length: {len(gz)}") + gz[: len(gz) // 2]), BUSY),
+    *(
+        Case(f"gzip without a length that is cut {left} bytes before its end", "RFC 1952 2.3",
+             raw(head("200 OK", "Content-Encoding: gzip") + gz[:-left]), BUSY)
+        for left in (1, 8, 100, len(gz) - 5)
+    ),
+    Case("deflate without a length that is cut", "RFC 1950 2.2",
+         raw(head("200 OK", "Content-Encoding: deflate") + zlib.compress(CONTENT)[:-100]), BUSY),
+    Case("gzip without a length", "RFC 9112 6.3", raw(head("200 OK", "Content-Encoding: gzip") + gz)),
+    Case("gzip of two members without a length", "RFC 1952 2.2",
+         raw(head("200 OK", "Content-Encoding: gzip") + gzip.compress(CONTENT[:MIB]) + gzip.compress(CONTENT[MIB:]))),
+    Case("gzip with zeros after its end", "gzip(1)", raw(head("200 OK", "Content-Encoding: gzip") + gz + bytes(512))),
+    Case("an empty body that is said to be gzip", "lies", raw(head("200 OK", "Content-Encoding: gzip")), content=b""),
     Case("gzip that is none", "lies", raw(head("200 OK", "Content-Encoding: gzip", "Content-Length: 18") + SMALL),
          EITHER, SMALL),
     Case("a coding nobody knows", "RFC 9110 8.4",

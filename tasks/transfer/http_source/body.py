@@ -6,9 +6,10 @@ import contextlib
 import http.client
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import urllib3.exceptions
+from urllib3.response import GzipDecoderState
 
 from tasks.transfer.errors import BadResponse, OriginUnreachable, ResponseTruncated
 
@@ -113,6 +114,9 @@ class Body:
         self._check_end(read, received_bytes)
 
     def _check_end(self, read: Callable[[int], bytes | memoryview], received_bytes: int) -> None:
+        if self._decodes and not _is_decoded_to_end(self._response.raw):
+            # Without a length it looks like a body that ended, and the file would be published without its end.
+            raise OriginUnreachable(self._url, "the connection closed before the encoded body's end")
         if self.length_bytes is None or self._is_cut:
             return
         if received_bytes < self.length_bytes:
@@ -171,6 +175,16 @@ class Body:
         if not data:
             self._attempt.check()
         return data
+
+
+def _is_decoded_to_end(raw: Any) -> bool:
+    """Whether what was decoded had its end: gzip and zlib mark it, and urllib3 does not look."""
+    decoder = getattr(raw, "_decoder", None)
+    stream = getattr(decoder, "_obj", None)
+    if stream is None or raw.tell() == 0:
+        return True  # nothing was encoded: an empty body under the label of a coding
+    is_followed_by_junk = getattr(decoder, "_state", None) == GzipDecoderState.SWALLOW_DATA
+    return bool(stream.eof) or is_followed_by_junk
 
 
 def _next_read_bytes(read_bytes: int, seconds: float) -> int:

@@ -79,8 +79,8 @@ class JobFolder:
         with volume_errors(self.path):
             folder.mkdir(mode=0o700, exist_ok=True)
             shared = folder / SHARED_FILE_NAME
-            if manifest.layout is LayoutName.SHARED and not shared.exists():
-                # Receipts of a file that is gone would vouch for the zeros of a new one.
+            if manifest.layout is LayoutName.SHARED and not _is_of_size(shared, manifest.size_bytes or 0):
+                # Receipts of a file that is gone or was cut would vouch for the zeros that take the place of its bytes.
                 for pattern in ("*.receipt", "*.checkpoint"):
                     for stale in folder.glob(pattern):
                         stale.unlink()
@@ -251,6 +251,13 @@ class JobFolder:
             os.ftruncate(fd, size_bytes)
         finally:
             os.close(fd)
+
+
+def _is_of_size(path: Path, size_bytes: int) -> bool:
+    try:
+        return path.stat().st_size == size_bytes
+    except FileNotFoundError:
+        return False
 
 
 def _is_same(one: Path, other: Path) -> bool:
