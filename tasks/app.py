@@ -85,10 +85,9 @@ def _delivery(settings: Settings) -> dict[str, object]:
         "worker_disable_prefetch": True,
         # It returns without counting for the chord: the merge would never run.
         "worker_deduplicate_successful_tasks": False,
-        # After this a message that was not acknowledged is sent again. Every client of this Redis database
-        # must agree on it: the shortest wins.
-        "visibility_timeout": settings.visibility_timeout_seconds,
         "broker_transport_options": {
+            # After this a message that was not acknowledged is sent again. Every client of this Redis database
+            # must agree on it: the shortest wins.
             "visibility_timeout": settings.visibility_timeout_seconds,
             # The defaults look for such messages every 100 s only.
             "unacked_restore_interval": 5,
@@ -99,6 +98,7 @@ def _delivery(settings: Settings) -> dict[str, object]:
         # Otherwise a worker that starts before Redis does gives up.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # What is being fetched goes on while Redis is away.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }
 
@@ -130,8 +130,7 @@ def _worker(settings: Settings) -> dict[str, object]:
         "worker_send_task_events": True,  # Flower
         "task_send_sent_event": True,
         "worker_hijack_root_logger": False,
-        "worker_proc_alive_timeout": 30,
-        # Chunks are retried and requeued by design; nothing of that is worth a warning each.
+        # Celery would log all that is printed as warnings.
         "worker_redirect_stdouts": False,
     }
 
@@ -153,8 +152,7 @@ def _is_unix_socket(settings: Settings) -> bool:
 
 def __getattr__(name: str) -> Celery:
     """``tasks.app.app``, for ``celery -A tasks.app`` and the task modules; made when first asked for."""
-    if name in ("app", "celery"):
-        app = make_app(settings())
-        globals()["app"] = globals()["celery"] = app
+    if name == "app":
+        app = globals()["app"] = make_app(settings())
         return app
     raise AttributeError(name)
