@@ -142,11 +142,8 @@ class Supervisor:
         self._after_death = after_death
         self._before_vital_end = before_vital_end
 
-    def run(self, *, parent_pipe: int | None = None) -> int:
+    def run(self, *, parent_pipe: int | None = None) -> None:
         """Run until SIGTERM, SIGINT, or the end of `parent_pipe`.
-
-        Returns:
-            The number of the signal that ended it; 0 for the end of the pipe.
 
         Raises:
             VitalServiceEnded: a service that is vital ended; the others were ended too.
@@ -154,11 +151,10 @@ class Supervisor:
         with _signals_as_bytes() as signals:
             grace_seconds = self._grace_seconds
             try:
-                while True:
+                is_to_end = False
+                while not is_to_end:
                     self._keep_running()
-                    number = _wait(signals, parent_pipe, seconds=0.5)
-                    if number is not None:
-                        return number
+                    is_to_end = _wait(signals, parent_pipe, seconds=0.5)
             except VitalServiceEnded:
                 # The others cannot end in order without it: a worker would go on telling a Redis that is gone.
                 grace_seconds = _SHORT_GRACE_SECONDS
@@ -224,14 +220,10 @@ def _signals_as_bytes() -> Iterator[int]:
         os.close(sender)
 
 
-def _wait(signals: int, parent_pipe: int | None, *, seconds: float) -> int | None:
-    """Wait for a signal; the number of one that asks to end, 0 if the parent is gone, else None."""
+def _wait(signals: int, parent_pipe: int | None, *, seconds: float) -> bool:
+    """Wait for a signal or the parent's end; whether that asks to end."""
     watched = [signals] if parent_pipe is None else [signals, parent_pipe]
     ready, _, _ = select.select(watched, [], [], seconds)
-    if signals in ready:
-        for number in os.read(signals, 256):
-            if number in (signal.SIGTERM, signal.SIGINT):
-                return number
-    if parent_pipe in ready and parent_pipe is not None and not os.read(parent_pipe, 256):
-        return 0
-    return None
+    if signals in ready and {signal.SIGTERM, signal.SIGINT}.intersection(os.read(signals, 256)):
+        return True
+    return parent_pipe in ready and parent_pipe is not None and not os.read(parent_pipe, 256)

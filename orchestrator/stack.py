@@ -57,7 +57,7 @@ def run(
     flower_args: list[str] | None,
     loglevel: str,
     parent_pipe: int | None = None,
-) -> int:
+) -> None:
     """Run a stack until a signal or the end of the parent's pipe; nothing of it is left then.
 
     Args:
@@ -66,9 +66,6 @@ def run(
         flower_args: how to run Flower; None: not at all.
         loglevel: of the workers.
         parent_pipe: a file descriptor whose end asks to end.
-
-    Returns:
-        The signal that ended it, 0 if it was the pipe.
 
     Raises:
         VitalServiceEnded: its Redis died.
@@ -83,7 +80,7 @@ def run(
         services, grace_seconds=grace_seconds, after_death=_send_again, before_vital_end=_leave_unfinished
     )
     try:
-        return supervisor.run(parent_pipe=parent_pipe)
+        supervisor.run(parent_pipe=parent_pipe)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

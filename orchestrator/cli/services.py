@@ -35,7 +35,7 @@ def _log(level: str) -> None:
     logging.basicConfig(level=level, format="[%(asctime)s: %(levelname)s/%(processName)s] %(message)s")
 
 
-@click.command(context_settings={"ignore_unknown_options": False})
+@click.command()
 @click.option(
     "--concurrency",
     metavar="N",
@@ -77,7 +77,7 @@ def worker(
       orchestrator worker
       orchestrator worker --concurrency 32
       orchestrator worker --queues control,merge
-      orchestrator worker -- --max-tasks-per-child 1000
+      orchestrator worker -- --heartbeat-interval 10
     """
     from orchestrator.processes import Supervisor
     from orchestrator.worker import worker_services
@@ -189,7 +189,7 @@ def _run_stack(
     from orchestrator.processes import VitalServiceEnded
 
     try:
-        number = stack.run(
+        stack.run(
             folder,
             concurrency=concurrency,
             flower_args=flower_args,
@@ -199,7 +199,7 @@ def _run_stack(
     except VitalServiceEnded as ended:
         exits.say_error(f"{ended} ended by itself, and the rest was ended with it.")
         return exits.REDIS
-    return exits.INTERRUPTED if number == signal.SIGINT and parent_pipe is not None else exits.COMPLETE
+    return exits.COMPLETE
 
 
 @click.command()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     import requests
 
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.ranges import ByteRange
 
 #: The read size adapts between these: a large one costs fewer system calls, a small one loses less when
 #: the connection breaks, for what a read had gathered by then is gone.
@@ -43,7 +42,6 @@ class Body:
         url: str,
         attempt: Attempt,
         *,
-        carries: ByteRange | None,
         length_bytes: int | None,
         is_cut: bool = False,
         decodes: bool = False,
@@ -54,17 +52,15 @@ class Body:
             response: the response.
             url: redacted, for messages.
             attempt: who reads it, and may be stopped.
-            carries: the range of the file in the body; None for a whole file.
             length_bytes: what has to come; None if the server did not say.
             is_cut: the server sends more than was asked for: the rest is left unread.
             decodes: undo the content coding.
         """
-        self.carries = carries
         self.length_bytes = length_bytes
         self._is_cut = is_cut
         self._decodes = decodes
         self._response = response
-        self._url = url  # redacted
+        self._url = url
         self._attempt = attempt
 
     def __enter__(self) -> Body:

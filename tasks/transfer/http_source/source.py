@@ -99,9 +99,7 @@ class Source:
         if coding is not None:
             size_bytes = None  # the length that is stated is that of the encoded body
         identity = Identity(size_bytes, answers.validator_of(response))
-        body = Body(
-            response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=coding is not None
-        )
+        body = Body(response, self.name, attempt, length_bytes=size_bytes, decodes=coding is not None)
         return Probe(
             identity,
             honours_ranges=False,
@@ -130,7 +128,6 @@ class Source:
             response,
             self.name,
             attempt,
-            carries=carried,
             length_bytes=wanted_bytes,
             is_cut=wanted_bytes < carried.length_bytes,
         )
@@ -185,7 +182,7 @@ class Source:
             raise self._untrusted(response, "it is encoded now and then")
         if not identity.is_same(answers.validator_of(response), size_bytes):
             raise self._changed(response, identity)
-        return Body(response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=decodes)
+        return Body(response, self.name, attempt, length_bytes=size_bytes, decodes=decodes)
 
     def read_text(self, most_bytes: int, attempt: Attempt) -> str:
         """The whole of a small file as text; errors as for `probe`, and `BadResponse` if it is larger."""
@@ -195,9 +192,7 @@ class Source:
         coding = answers.coding_to_undo(response, redact(response.url))
         size_bytes = None if coding else answers.content_length(response, self.name)
         data = bytearray()
-        with Body(
-            response, self.name, attempt, carries=None, length_bytes=size_bytes, decodes=coding is not None
-        ) as body:
+        with Body(response, self.name, attempt, length_bytes=size_bytes, decodes=coding is not None) as body:
             for block in body.blocks():
                 data += block
                 if len(data) > most_bytes:
@@ -227,7 +222,6 @@ class Source:
             response,
             self.name,
             attempt,
-            carries=carried,
             length_bytes=wanted_bytes,
             is_cut=wanted_bytes < carried.length_bytes,
         )

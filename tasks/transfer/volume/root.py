@@ -186,7 +186,7 @@ class Volume:
             path = self.path_of(destination)
             return path.is_file() and filecmp.cmp(path, whole, shallow=False)
 
-    def publish(self, merged: Path, destination: str, *, overwrite: bool, sync: bool) -> Path:
+    def publish(self, merged: Path, destination: str, *, overwrite: bool, sync: bool) -> None:
         """Make a complete, checked file visible under its name, by one rename or link; harmless if done before.
 
         Raises:
@@ -211,7 +211,6 @@ class Volume:
                 _link_to_free_name(merged, path)
             if sync:
                 sync_folder(path.parent)
-        return path
 
     def _reservation(self, destination: str) -> Path:
         name = hashlib.sha256(str(self.path_of(destination)).encode()).hexdigest()[:32]
