@@ -39,17 +39,18 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
 
 def fail(host: Host, job_id: str, error: Exception) -> None:
     """Say why a job failed. Its parts stay, for ``resume`` or for another submit, which may have its destination."""
-    host.records.fail(job_id, shown(job_id, error))
+    told = shown(job_id, error)
+    logger.warning("job failed job=%s code=%s", job_id, told.code)
+    host.records.fail(job_id, told)
 
 
 def shown(job_id: str, error: Exception) -> JobError:
-    """An error as everybody may see it; it is logged too."""
+    """An error as everybody may see it; of a bug, the log says where it is."""
     if isinstance(error, TransferError):
-        logger.warning("job failed job=%s code=%s", job_id, error.code)
         return JobError(code=error.code, message=str(error))
     # Where, not what: the text of an unknown exception and of those behind it may carry a URL with its query.
     where = "".join(traceback.format_tb(error.__traceback__))
-    logger.error("job failed by a bug job=%s kind=%s\n%s", job_id, type(error).__name__, where)
+    logger.error("bug met job=%s kind=%s\n%s", job_id, type(error).__name__, where)
     return JobError(
         code="InternalError",
         message=f"A bug in Manyhands ({type(error).__name__}); the worker's log has the details.",

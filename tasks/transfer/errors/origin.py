@@ -27,7 +27,7 @@ class SourceRefused(OriginError):
             404: " Check the URL.",
             410: " Check the URL.",
         }.get(self.status, "")
-        return f"{self.url} answered {self.status} {self.phrase}".rstrip() + f". Nothing was written.{hint}"
+        return f"{self.url} answered {self.status} {self.phrase}".rstrip() + f". Nothing was published.{hint}"
 
 
 class ProxyRefused(OriginError):

@@ -32,8 +32,10 @@ class OriginBusy(TransientError):
         self.url, self.status, self.retry_after_seconds = url, status, retry_after_seconds
 
     def __str__(self) -> str:
-        """Say what the origin answered."""
-        return f"{self.url} answered {self.status} for now."
+        """Say what the origin answered, and for how long."""
+        seconds = self.retry_after_seconds
+        asked = "" if seconds is None else f", and asks to wait {seconds:.0f} seconds"
+        return f"{self.url} answered {self.status} for now{asked}."
 
 
 class ResponseTruncated(TransientError):
@@ -57,7 +59,7 @@ class TooSlow(TransientError):
 
     def __str__(self) -> str:
         """Say how slow it was."""
-        return f"The origin sent only {self.received_bytes} bytes in {self.window_seconds:g} seconds."
+        return f"The origin sent only {self.received_bytes} bytes in {self.window_seconds:.0f} seconds."
 
 
 class ManifestStale(TransientError):

@@ -37,5 +37,5 @@ class RangesRefused(PlanVoidError):
         """Say what the server did and what to run next."""
         return (
             f"{self.url} answered {self.status} to a range request, though it honoured ranges when the job "
-            f"was planned. No part was merged; submit the URL again, with --connections 1 if it goes on."
+            f"was planned. No part was merged; submit the URL again."
         )

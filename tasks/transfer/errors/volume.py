@@ -11,8 +11,8 @@ class VolumeError(PermanentError):
 
     side = Side.VOLUME
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
+    def __init__(self, path: str, *more: str | int) -> None:
+        super().__init__(path, *more)
         self.path = path
 
 
@@ -42,8 +42,8 @@ class VolumeFull(VolumeError):
     """No space is left on the volume, or a limit is reached: a quota, or the size that a file may have."""
 
     def __init__(self, path: str, needed_bytes: int, free_bytes: int, limit: str = "") -> None:
-        PermanentError.__init__(self, path, needed_bytes, free_bytes, limit)
-        self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
+        super().__init__(path, needed_bytes, free_bytes, limit)
+        self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
         self.limit = limit  #: what the system says of it; empty: it is the space
 
     def __str__(self) -> str:
@@ -64,8 +64,8 @@ class VolumeFailed(VolumeError):
     """The operating system refused a file operation for another reason."""
 
     def __init__(self, path: str, reason: str) -> None:
-        PermanentError.__init__(self, path, reason)
-        self.path, self.reason = path, reason
+        super().__init__(path, reason)
+        self.reason = reason
 
     def __str__(self) -> str:
         """Say what failed and what to run next."""
@@ -79,8 +79,8 @@ class FileUnreadable(VolumeError):
     """A finished file is not there, or cannot be read."""
 
     def __init__(self, path: str, reason: str) -> None:
-        PermanentError.__init__(self, path, reason)
-        self.path, self.reason = path, reason
+        super().__init__(path, reason)
+        self.reason = reason
 
     def __str__(self) -> str:
         """Say why."""
@@ -115,8 +115,8 @@ class DestinationBusy(VolumeError):
     """Another unfinished job is writing to the same destination."""
 
     def __init__(self, path: str, job_id: str) -> None:
-        PermanentError.__init__(self, path, job_id)
-        self.path, self.job_id = path, job_id
+        super().__init__(path, job_id)
+        self.job_id = job_id
 
     def __str__(self) -> str:
         """Say who has it, and the ways on."""
