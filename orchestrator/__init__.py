@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.access import Access
-    from orchestrator.client import Job, JobEndedBadly, Orchestrator, StillRunning
+    from orchestrator.client import Orchestrator
+    from orchestrator.job import Job, JobEndedBadly, StillRunning
     from orchestrator.submission import Wanted
 
 _HOMES = {
     "Access": "orchestrator.access",
-    "Job": "orchestrator.client",
-    "JobEndedBadly": "orchestrator.client",
+    "Job": "orchestrator.job",
+    "JobEndedBadly": "orchestrator.job",
     "Orchestrator": "orchestrator.client",
-    "StillRunning": "orchestrator.client",
+    "StillRunning": "orchestrator.job",
     "Wanted": "orchestrator.submission",
 }
 __all__ = ["Access", "Job", "JobEndedBadly", "Orchestrator", "StillRunning", "Wanted"]

@@ -12,6 +12,7 @@ import click
 from orchestrator.cli import exits, options
 from orchestrator.cli.waiting import wait_and_exit
 from orchestrator.client import Orchestrator
+from orchestrator.job import Job
 from tasks.jobs import JobRecord, JobState
 from tasks.records import RedisError
 from tasks.settings import Settings
@@ -122,7 +123,7 @@ def cancel(job_id: str, as_json: bool) -> int:
     """
     if _is_without_cluster() and _remove_left(job_id):
         return exits.COMPLETE
-    return _steer(job_id, Orchestrator.cancel, JobState.CANCELLED, as_json=as_json)
+    return _steer(job_id, Job.cancel, JobState.CANCELLED, as_json=as_json)
 
 
 @click.command()
@@ -135,7 +136,7 @@ def pause(job_id: str, as_json: bool) -> int:
     Example:
       orchestrator pause 3f9a1c27d0b4
     """
-    return _steer(job_id, Orchestrator.pause, JobState.PAUSED, as_json=as_json)
+    return _steer(job_id, Job.pause, JobState.PAUSED, as_json=as_json)
 
 
 @click.command()
@@ -148,14 +149,14 @@ def resume(job_id: str, as_json: bool) -> int:
     Example:
       orchestrator resume 3f9a1c27d0b4
     """
-    return _steer(job_id, Orchestrator.resume, JobState.QUEUED, as_json=as_json)
+    return _steer(job_id, Job.resume, JobState.QUEUED, as_json=as_json)
 
 
-def _steer(job_id: str, verb: Callable[[Orchestrator, str], bool], wanted: JobState, *, as_json: bool) -> int:
+def _steer(job_id: str, verb: Callable[[Job], bool], wanted: JobState, *, as_json: bool) -> int:
     with cluster() as orchestrator:
-        orchestrator.job(job_id)
-        done = verb(orchestrator, job_id)
-        record = orchestrator.job(job_id).status()
+        job = orchestrator.job(job_id)
+        done = verb(job)
+        record = job.status()
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     elif done:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import itertools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from orchestrator.access import Access
 from orchestrator.cli import exits, options
 from orchestrator.cli.waiting import kept_sentence, wait_and_exit
-from orchestrator.client import Job, Orchestrator
+from orchestrator.client import Orchestrator
 from tasks.records import RedisError
 from tasks.transfer.manifest import LayoutName
+
+if TYPE_CHECKING:
+    from orchestrator.job import Job
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -13,7 +13,7 @@ import click
 from rich.filesize import decimal
 
 from orchestrator.cli import exits
-from orchestrator.client import Job, JobEndedBadly, Orchestrator, StillRunning
+from orchestrator.job import Job, JobEndedBadly, StillRunning
 from tasks.app import QUEUES
 from tasks.jobs import JobRecord, JobState
 from tasks.transfer.errors import VolumeError
@@ -21,6 +21,7 @@ from tasks.transfer.errors import VolumeError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from orchestrator.client import Orchestrator
     from orchestrator.progress import Display
 
 _IDLE_SECONDS = 3.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from bench.place import settle, wait_until_tidy
 from bench.usage import Usage, cpu_seconds, peak_memory, thread_clock, tree, trees, written_bytes
-from orchestrator.client import JobEndedBadly, StillRunning
+from orchestrator import JobEndedBadly, StillRunning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

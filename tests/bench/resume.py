@@ -19,7 +19,7 @@ from bench.figures import TARGETS, Figure, figure
 from bench.place import RESULT, is_same, place
 from bench.programs import LONGEST_RUN_SECONDS, RunFailed
 from bench.usage import tree
-from orchestrator.client import JobEndedBadly, StillRunning
+from orchestrator import JobEndedBadly, StillRunning
 from support.cluster import Cluster
 from support.redis_server import RedisServer
 from support.tools import end, free_port, is_listening, need, wait_until
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.place import Place, Site
-    from orchestrator import Orchestrator
-    from orchestrator.client import Job
+    from orchestrator import Job, Orchestrator
 
 _KILLED_AT = 0.5
 _MIB = 1024 * 1024

@@ -1,0 +1,137 @@
+"""The cluster that a client works with: which Redis that is, what rests in it, and what is sent through it.
+
+With a Redis in the settings, it is the cluster behind that. Else an `orchestrator up` of this user, if one runs.
+Else a private Redis and a worker, started for as long as the client lives.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from orchestrator import rendezvous
+from orchestrator.stack import PrivateStack
+from tasks.app import QUEUES, make_app
+from tasks.host import records_of
+from tasks.records import RedisError
+from tasks.sealing import new_key
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from celery import Celery
+
+    from tasks.records import Records
+
+#: How long a reply of a worker may take.
+_PING_SECONDS = 1.0
+
+
+class Cluster:
+    """One Redis and the workers behind it; a context manager."""
+
+    def __init__(self, **overrides: Any) -> None:
+        """Take the settings of this process, with `overrides` of single ones, such as ``redis_url=...``.
+
+        Raises:
+            RedisError: Redis cannot be reached, refused the password, or is too old.
+        """
+        settings = Settings(**overrides)
+        self._stack: PrivateStack | None = None
+        if settings.redis_url is None:
+            settings = self._find_or_start(settings, overrides)
+        self.settings = settings
+        self.records: Records = records_of(settings)
+        self._app: Celery | None = None
+        try:
+            self.records.check()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether the Redis and the worker are its own and end with it."""
+        return self._stack is not None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give connections back; an embedded Redis and worker end."""
+        self.records.close()
+        if self._app is not None:
+            self._app.close()
+        if self._stack is not None:
+            self._stack.close()
+            self._stack = None
+
+    def check_stack(self) -> None:
+        """Raise `RedisError` if the embedded Redis and worker ended under us."""
+        if self._stack is not None and not self._stack.is_running:
+            raise RedisError("The private Redis or its worker ended.")
+
+    def unserved_queues(self) -> set[str]:
+        """The queues that a job needs and no worker serves; takes a second."""
+        replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
+        served = {queue["name"] for queues in replies.values() for queue in queues}
+        return set(QUEUES) - served
+
+    def send(self, task: str, subject: str | Sequence[str], shown: str, *more: str) -> None:
+        """Send a message to the workers.
+
+        Args:
+            task: its name.
+            subject: the job, or the jobs, that it is about.
+            shown: what Flower shows of its arguments.
+            more: arguments besides.
+
+        Raises:
+            RedisError: it could not be sent.
+        """
+        try:
+            self._celery().send_task(
+                task, args=(subject, *more), argsrepr=shown, kwargsrepr="{}", ignore_result=True
+            )
+        except OperationalError as error:
+            # Not its text: that may carry the URL of Redis with its password.
+            raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
+
+    def _celery(self) -> Celery:
+        if self._app is None:
+            self._app = make_app(self.settings)
+        return self._app
+
+    def _find_or_start(self, settings: Settings, overrides: Mapping[str, Any]) -> Settings:
+        running = rendezvous.find()
+        wants_other_volume = "volume" in settings.model_fields_set and (
+            running is not None and settings.volume.absolute() != running.volume
+        )
+        found: dict[str, Any]
+        if running is not None and not wants_other_volume:
+            found = running.model_dump(include={"redis_url", "volume", "secret_key"})
+        else:
+            found = self._start(settings, overrides)
+        return Settings(**{**overrides, **found})
+
+    def _start(self, settings: Settings, overrides: Mapping[str, Any]) -> dict[str, str]:
+        """Start a stack; the settings that lead to it."""
+        volume = str(settings.volume.absolute())
+        key = settings.secret_key.get_secret_value() if settings.secret_key else new_key()
+        given = {name: str(value) for name, value in overrides.items() if value is not None}
+        self._stack = PrivateStack({**given, "volume": volume, "secret_key": key})
+        try:
+            self._stack.wait_until_ready()
+        except BaseException:
+            self._stack.close()
+            raise
+        return {"redis_url": self._stack.redis_url, "volume": volume, "secret_key": key}
