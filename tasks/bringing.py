@@ -176,7 +176,7 @@ class Bringing:
         self.was_crowded_out(error)
         self.give_lease_back(has_failed=True)
         try:
-            is_to_help = self._host.records.is_to_help(self._job_id)
+            is_to_help = self._host.records.claim_help(self._job_id)
         except RedisError:
             is_to_help = False
         return Next(None, following.chunks_done, is_to_help)

@@ -1,6 +1,6 @@
 """Job records in Redis: a view for those who wait and watch, and the leases on connections.
 
-The only module that talks to Redis beside Celery itself. What is here can be lost without losing
+The only package that talks to Redis beside Celery itself. What is here can be lost without losing
 a job: the volume is the truth. Every call has a deadline.
 
 Keys, behind the prefix:
@@ -28,12 +28,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records.attempts import Attempts, Next, Progress, Search, Standing
+from tasks.records.attempts import Attempts, Standing
 from tasks.records.client import RedisError, without_password
 from tasks.records.jobs import Asked, JobRecords, NewJob
-from tasks.records.leases import Lease, Leases
+from tasks.records.leases import Lease
+from tasks.records.progress import Progress
 from tasks.records.reading import NoSuchJob
 from tasks.records.sendings import Sendings
+from tasks.records.takeovers import Next, Search, TakeOvers
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -53,7 +55,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, Sendings, Attempts, Leases):
+class Records(JobRecords, Sendings, Attempts, TakeOvers):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState
 from tasks.records.client import Client, RedisError
-from tasks.records.leases import as_state
-from tasks.records.reading import NoSuchJob, to_record
+from tasks.records.reading import NoSuchJob, as_state, to_record
 from tasks.transfer.errors import JobTimedOut
 from tasks.transfer.manifest import JobSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from tasks.records.attempts import Progress
+    from tasks.records.progress import Progress
 
 #: How long an answer is kept that nobody takes.
 _ANSWER_SECONDS = 600

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
 from tasks.records.client import Client
+from tasks.records.reading import as_count, as_state
 
 if TYPE_CHECKING:
-    from tasks.records.attempts import Progress
+    from tasks.jobs import JobState
+    from tasks.records.progress import Progress
 
 LEASE_SECONDS = 10.0
 
@@ -97,25 +96,6 @@ redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 
 redis.call('EXPIRE', allowed, remembered)
 return 1
 """
-
-
-def as_count(value: str | None) -> int | None:
-    """A number, as Redis has it; None for what is none."""
-    return int(value) if value is not None and value.isascii() and value.isdigit() else None
-
-
-def as_time(value: str | None) -> float:
-    """Seconds since the epoch, as Redis has them; never, for what is no time."""
-    with contextlib.suppress(ValueError):
-        return float(value) if value else math.inf
-    return math.inf
-
-
-def as_state(value: str | None) -> JobState | None:
-    """A job's state, as Redis has it; None for what is none."""
-    with contextlib.suppress(ValueError):
-        return JobState(value) if value else None
-    return None
 
 
 @dataclass(frozen=True, slots=True)

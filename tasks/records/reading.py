@@ -1,8 +1,10 @@
-"""From what Redis has of a job to its record."""
+"""From what Redis has to states, numbers and records; it may be damaged."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 
 from pydantic import ValidationError
 
@@ -19,6 +21,25 @@ class NoSuchJob(PermanentError):
     def __str__(self) -> str:
         """Say what to run."""
         return f"There is no job {self.args[0]}. List those there are: orchestrator list"
+
+
+def as_count(value: str | None) -> int | None:
+    """A number, as Redis has it; None for what is none."""
+    return int(value) if value is not None and value.isascii() and value.isdigit() else None
+
+
+def as_time(value: str | None) -> float:
+    """Seconds since the epoch, as Redis has them; never, for what is no time."""
+    with contextlib.suppress(ValueError):
+        return float(value) if value else math.inf
+    return math.inf
+
+
+def as_state(value: str | None) -> JobState | None:
+    """A job's state, as Redis has it; None for what is none."""
+    with contextlib.suppress(ValueError):
+        return JobState(value) if value else None
+    return None
 
 
 def to_record(

@@ -1,0 +1,179 @@
+"""Who takes over from whom, when all chunks of a job were begun."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.records.late import GO_WITH
+from tasks.records.leases import Leases
+from tasks.transfer.manifest import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.records.progress import Progress
+
+#: What would be done this soon is left to who is at it.
+_LEAST_LEFT_SECONDS = 1.5
+#: A span is cut where the one at it is not before this: it hears of the cut at its next report.
+_HEARS_SECONDS = 1.0
+#: Spans begin at multiples of this in their chunk: filesystems clone whole blocks only.
+_STEP_BYTES = 64 * 1024
+#: After this nobody is taken to be looking for something to take over, and another one may.
+_HELP_SECONDS = 5
+
+# When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
+# as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
+_SPAN_DONE = (
+    GO_WITH
+    + """
+local bytes, shares, done, stops, speeds, help, job, wait, job_leases, origin_leases = unpack(KEYS)
+local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
+local chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV, 7)
+chunks = tonumber(chunks)
+local now = redis.call('TIME')[1] + 0
+local state, newest, ends_at = unpack(redis.call('HMGET', job, 'state', 'generation', 'ends_at'))
+local is_fenced = tonumber(newest or 0) > tonumber(generation)
+local function best()
+  if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
+  if is_fenced or state ~= 'fetching' or (ends_at and now >= tonumber(ends_at)) then return nil, false end
+  if redis.call('EXISTS', wait) == 1 then return nil, true end
+  local all, begun, count, is_done = redis.call('HGETALL', bytes), {}, 0, {}
+  for _, number in ipairs(redis.call('SMEMBERS', done)) do is_done[number] = true end
+  local found
+  for index = 1, #all, 2 do
+    local number, start = string.match(all[index], '^(%d+)%+?(%d*)$')
+    if not begun[number] then begun[number] = true; count = count + 1 end
+    if not is_done[number] then
+      start = tonumber(start) or 0
+      local stop = tonumber(redis.call('HGET', stops, all[index])
+        or math.min(chunk_size, size - number * chunk_size))
+      local at = start + tonumber(all[index + 1])
+      local speed, who = string.match(redis.call('HGET', speeds, all[index]) or '', '^(%S+) (.*)$')
+      local ends = 0
+      if who then ends = tonumber(string.match(who, '^@(%d+)$') or redis.call('ZSCORE', job_leases, who) or 0) end
+      speed = tonumber(speed or 0)
+      if at < stop and ends <= now then
+        -- Nobody is at it, and has not been for a while: its worker died, or its message waits long.
+        found = {span = all[index], number = number, start = start, stop = stop, seconds = math.huge}
+      elseif at < stop and speed >= 0 then
+        local seconds = (stop - at) / math.max(speed, 1)
+        local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
+        local cut = stop - (stop - at) * my_speed / (my_speed + speed)
+        cut = math.ceil(math.max(cut, at + speed * hears) / step) * step
+        if seconds > tonumber(least) and seconds > (found and found.seconds or 0) then
+          if cut > at and cut < stop then
+            found = {number = number, start = cut, stop = stop, seconds = seconds, from = all[index]}
+          elseif speed == 0 or stop - at < 2 * step then
+            -- It stands still, or has too little left to share: fetched twice, the rest is there sooner.
+            found = {span = all[index], number = number, start = start, stop = stop, seconds = seconds}
+          end
+        end
+      end
+    end
+  end
+  return count >= chunks and found or nil, count >= chunks
+end
+if span ~= '' and not is_fenced then
+  redis.call('HSET', bytes, span, done_bytes)
+  if share ~= '' then redis.call('HSET', shares, span, share) end
+  redis.call('HDEL', speeds, span)
+  if whole ~= '' then redis.call('SADD', done, whole) end
+  go_with(job, {bytes, shares, done})
+end
+local found, is_tail = best()
+local count = redis.call('SCARD', done)
+if not found then
+  redis.call('ZREM', job_leases, holder)
+  redis.call('ZREM', origin_leases, holder)
+  local helps = is_tail and count < chunks and redis.call('SET', help, 1, 'NX', 'EX', kept)
+  return {count, helps and 1 or 0}
+end
+if found.from then
+  found.span = string.format('%d+%d', found.number, found.start)
+  redis.call('HSET', stops, found.from, found.start, found.span, found.stop)
+  redis.call('HSET', bytes, found.span, 0)
+end
+redis.call('HSET', speeds, found.span, '-1 ' .. holder)
+return {count, 0, tonumber(found.number), found.start, found.stop}
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """What follows a span."""
+
+    span: Span | None  #: to go on with, under the same lease
+    chunks_done: int = 0  #: of the job
+    is_to_help: bool = False  #: others are not done, and nobody but this one will look for what to take over
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What has to be known of a plan to find a span to take over."""
+
+    chunks_count: int
+    chunk_size_bytes: int
+    size_bytes: int
+    bytes_per_second: float  #: of who asks; 0: not known
+
+
+class TakeOvers(Leases):
+    """What follows a span that is done."""
+
+    def span_done(
+        self,
+        progress: Progress,
+        brought_bytes: Mapping[str, int],
+        *,
+        is_whole: bool,
+        search: Search | None = None,
+    ) -> Next:
+        """Store that a span has its receipt and who brought it; what to go on with, under the same lease.
+
+        Args:
+            progress: of the attempt that brought it.
+            brought_bytes: by worker host; empty: nothing had to be brought.
+            is_whole: nothing of the chunk is missing.
+            search: look for a span to take over; None: do not.
+
+        Returns:
+            What is its to fetch now, if there is something; else the lease was given back.
+        """
+        kinds = ("bytes", "shares", "done", "stops", "speeds", "help", "")
+        keys = [
+            *(self.key(progress.job_id, kind) for kind in kinds),
+            self.origin_key(progress.origin, "wait"),
+            *self.leases_of(progress),
+        ]
+        args: list[str | float] = [
+            progress.holder,
+            progress.generation,
+            "" if progress.span is None else str(progress.span),
+            progress.done_bytes or 0,
+            json.dumps(dict(brought_bytes)) if brought_bytes else "",
+            progress.span.number if progress.span is not None and is_whole else "",
+            search.chunks_count if search else 0,
+            search.chunk_size_bytes if search else 0,
+            search.size_bytes if search else 0,
+            search.bytes_per_second if search else 0,
+            _LEAST_LEFT_SECONDS,
+            _HEARS_SECONDS,
+            _STEP_BYTES,
+            _HELP_SECONDS,
+        ]
+        chunks_done, is_to_help, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
+        return Next(Span(*found) if found else None, chunks_done, bool(is_to_help))
+
+    def claim_help(self, job_id: str) -> bool:
+        """Have the caller be the one who looks for something to take over of a job; False if somebody does."""
+        with self.translated():
+            return bool(self._redis.set(self.key(job_id, "help"), 1, nx=True, ex=_HELP_SECONDS))
+
+    def helps_on(self, job_id: str) -> None:
+        """Say that somebody goes on looking for something to take over of a job."""
+        with self.translated():
+            self._redis.set(self.key(job_id, "help"), 1, ex=_HELP_SECONDS)
