@@ -16,7 +16,7 @@ from tasks import outcomes
 from tasks.bringing import BEGINNING_SECONDS
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
-from tasks.jobs import JobState
+from tasks.jobs import FETCHING_STATES, JobState
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
@@ -336,9 +336,7 @@ class Planning:
     def _send(self, manifest: Manifest) -> bool:
         """Send what is missing; False if the job was paused or has ended."""
         # The state first: a chunk task that runs at once must find a job that is fetching.
-        is_on = self._host.records.transition(
-            self._job_id, JobState.FETCHING, allowed={JobState.PLANNING, JobState.FETCHING}
-        )
+        is_on = self._host.records.transition(self._job_id, JobState.FETCHING, allowed=FETCHING_STATES)
         if is_on:
             follow(self._host, manifest)
             dispatch.send(manifest, self._folder.missing(manifest))

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
+from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import ManifestStale, RangesRefused, TransferError, TransientError
@@ -157,7 +157,7 @@ class Bringing:
             held_patience_seconds=held_patience_seconds,
         )
         self.attempt, self.progress = attempt, progress
-        if lease.state not in (JobState.FETCHING, JobState.PLANNING):
+        if lease.state not in FETCHING_STATES:
             raise AttemptStopped(StopReason.JOB_ENDED)
         return lease
 

@@ -39,7 +39,7 @@ CROWDED_OUT_SECONDS = 1.0
 
 
 class NoLease(Exception):
-    """All connections to an origin are taken, or it has asked everybody to wait for `wait_seconds`."""
+    """Nothing can be fetched now: all connections are taken, somebody is at it, or the origin has asked to wait."""
 
     def __init__(self, wait_seconds: float, chunks_done: int = 0) -> None:
         super().__init__(wait_seconds, chunks_done)

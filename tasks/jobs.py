@@ -33,6 +33,8 @@ class JobState(enum.StrEnum):
 
 
 ACTIVE_STATES = frozenset({JobState.QUEUED, JobState.PLANNING, JobState.FETCHING, JobState.MERGING})
+#: Those in which bytes are fetched: by a plan, or by chunks.
+FETCHING_STATES = frozenset({JobState.PLANNING, JobState.FETCHING})
 FINAL_STATES = frozenset({JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED})
 RESUMABLE_STATES = frozenset({JobState.FAILED, JobState.CANCELLED, JobState.PAUSED})
 

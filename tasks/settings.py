@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 ENV_PREFIX = "ORCHESTRATOR_"
+_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
 def settings_file() -> Path:
@@ -33,9 +34,6 @@ def settings_file() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CONFIG_HOME")
     return (Path(base) if base else Path.home() / ".config") / "manyhands" / "orchestrator.toml"
-
-
-_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
 class OriginLimits(BaseModel):
@@ -130,16 +128,16 @@ def settings() -> Settings:
     return Settings()
 
 
-def origins() -> dict[str, str]:
+def places() -> dict[str, str]:
     """Where each setting came from: the variable's name, the file's name, or ``default``."""
     from_env = EnvSettingsSource(Settings)()
     from_file = TomlConfigSettingsSource(Settings, settings_file())()
-    places = {}
+    found = {}
     for name in Settings.model_fields:
         if name in from_env:
-            places[name] = f"{ENV_PREFIX}{name.upper()}"
+            found[name] = f"{ENV_PREFIX}{name.upper()}"
         elif name in from_file:
-            places[name] = str(settings_file())
+            found[name] = str(settings_file())
         else:
-            places[name] = "default"
-    return places
+            found[name] = "default"
+    return found

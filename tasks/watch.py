@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
+from tasks.jobs import FETCHING_STATES
 from tasks.records import Progress, Records, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
 #: A connection that has brought nothing for so long is slow; before that it may be far away.
 _FIRST_BYTES_SECONDS = 3.0
-_STATES_THAT_FETCH = frozenset({JobState.PLANNING, JobState.FETCHING})
 
 
 @dataclass(slots=True)
@@ -163,7 +162,7 @@ class Watch:
 
 def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:
     """End an attempt that has to end, and let it know where its span does."""
-    if standing.state not in _STATES_THAT_FETCH or standing.generation > report.generation:
+    if standing.state not in FETCHING_STATES or standing.generation > report.generation:
         attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
     elif standing.is_done:
         attempt.stop(AttemptStopped(StopReason.DONE))

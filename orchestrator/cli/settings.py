@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from orchestrator.cli import options
 from tasks.records import without_password
-from tasks.settings import ENV_PREFIX, Settings, origins
+from tasks.settings import ENV_PREFIX, Settings, places
 
 
 @click.command()
@@ -22,11 +22,11 @@ def settings(as_json: bool) -> None:
       orchestrator settings
       ORCHESTRATOR_CONCURRENCY=32 orchestrator settings --json
     """
-    values, places = Settings(), origins()
+    values, found_at = Settings(), places()
     rows = {
         f"{ENV_PREFIX}{name.upper()}": {
             "value": _masked(name, getattr(values, name)),
-            "from": places[name],
+            "from": found_at[name],
             "meaning": field.description,
         }
         for name, field in Settings.model_fields.items()

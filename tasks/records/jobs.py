@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobRecord, JobState
@@ -122,13 +123,14 @@ class JobRecords(Client):
             forgets_progress: of an earlier plan, of which nothing is left.
             stays: of an attempt that remains at its span, which is nobody else's as long as its lease stands.
         """
-        more = [str(item) for pair in (fields or {}).items() for item in pair]
-        at, holder = (str(stays.span), stays.holder) if stays is not None else ("", "")
-        return self._change([job_id], to, allowed, "", str(int(forgets_progress)), at, holder, *more) != [0]
+        changed = self._change(
+            [job_id], to, allowed, forgets_progress=forgets_progress, stays=stays, fields=fields or {}
+        )
+        return changed != [0]
 
     def begin_plans(self, job_ids: Sequence[str], *, allowed: Iterable[JobState]) -> dict[str, Asked]:
         """Have those of these jobs that are in an allowed state be in ``planning``; what was asked for of each."""
-        answers = self._change(job_ids, JobState.PLANNING, allowed, "1", "", "", "")
+        answers = self._change(job_ids, JobState.PLANNING, allowed, asks=True)
         begun = {}
         for job_id, answer in zip(job_ids, answers, strict=True):
             try:
@@ -140,20 +142,34 @@ class JobRecords(Client):
         return begun
 
     def _change(
-        self, job_ids: Sequence[str], to: JobState, allowed: Iterable[JobState], *more: str
+        self,
+        job_ids: Sequence[str],
+        to: JobState,
+        allowed: Iterable[JobState],
+        *,
+        asks: bool = False,
+        forgets_progress: bool = False,
+        stays: Progress | None = None,
+        fields: Mapping[str, str | int | float] = MappingProxyType({}),
     ) -> list[Any]:
-        """Run the script; what it asks for, what it forgets, and fields follow one another in `more`."""
-        kinds = ("", "changes", *_KINDS)
-        age = str(self.age_seconds) if to.is_final else ""
-        asks, forgets, stays_at, stays, *fields = more
+        """Change those of these jobs that may; for each 0 if it did not, else 1, or what was asked for if it `asks`."""
+        stays_at, holder = (str(stays.span), stays.holder) if stays is not None else ("", "")
         answers: list[Any] = self.run(
             _TRANSITION,
-            keys=[self.key(job_id, kind) for job_id in job_ids for kind in kinds],
+            keys=[self.key(job_id, kind) for job_id in job_ids for kind in ("", "changes", *_KINDS)],
             args=[
-                f"|{'|'.join(allowed)}|", to.value, age, asks, forgets, stays_at, stays,
-                f"at:{to}", repr(time.time()), *fields,
+                f"|{'|'.join(allowed)}|",
+                to.value,
+                self.age_seconds if to.is_final else "",
+                int(asks),
+                int(forgets_progress),
+                stays_at,
+                holder,
+                f"at:{to}",
+                repr(time.time()),
+                *(str(item) for pair in fields.items() for item in pair),
             ],
-        )  # fmt: skip
+        )
         return answers
 
     def fail(self, job_id: str, error: JobError, *, allowed: Iterable[JobState] = ACTIVE_STATES) -> bool:

@@ -2,7 +2,7 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.records import without_password
-from tasks.settings import Settings, origins
+from tasks.settings import Settings, places
 
 
 def test_the_environment_goes_before_the_file_and_the_file_before_the_default(monkeypatch, tmp_path):
@@ -15,10 +15,10 @@ def test_the_environment_goes_before_the_file_and_the_file_before_the_default(mo
     settings = Settings()
     assert (settings.concurrency, settings.read_timeout_seconds) == (9, 7)
     assert settings.connect_timeout_seconds == 10
-    places = origins()
-    assert places["concurrency"] == "ORCHESTRATOR_CONCURRENCY"
-    assert places["read_timeout_seconds"] == str(file)
-    assert places["connect_timeout_seconds"] == "default"
+    found = places()
+    assert found["concurrency"] == "ORCHESTRATOR_CONCURRENCY"
+    assert found["read_timeout_seconds"] == str(file)
+    assert found["connect_timeout_seconds"] == "default"
 
 
 def test_a_file_in_the_present_folder_is_not_read_for_a_server_may_have_put_it_there(monkeypatch, tmp_path):
