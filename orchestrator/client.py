@@ -79,7 +79,7 @@ class Orchestrator(Cluster):
         wanted = Wanted(url, output, checksum_lists.given(sha256, digests or {}), checksums)
         new = new_job(wanted, self.settings.secret_key, options)
         self._record([new])
-        self.send(PLAN_TASK, new.job_id, f"({new.job_id}, {new.url})")
+        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}")
         return Job(self, new.job_id)
 
     def submit_many(self, files: Iterable[str | Wanted], **options: Unpack[Options]) -> list[Job]:
@@ -98,7 +98,7 @@ class Orchestrator(Cluster):
         count = min(_MOST_JOBS_A_TASK, max(1, len(news) // _LEAST_TASKS))
         for begin in range(0, len(news), count):
             some = news[begin : begin + count]
-            self.send(PLAN_MANY_TASK, [new.job_id for new in some], f"({some[0].url}, {len(some)} jobs)")
+            self.send(PLAN_MANY_TASK, [new.job_id for new in some], f"{some[0].url}, {len(some)} jobs")
         return [Job(self, new.job_id) for new in news]
 
     def wait_for_all(

@@ -14,6 +14,7 @@ from orchestrator import rendezvous
 from orchestrator.stack import PrivateStack
 from tasks.app import QUEUES, make_app
 from tasks.host import records_of
+from tasks.messages import shown_as
 from tasks.records import RedisError
 from tasks.sealing import new_key
 from tasks.settings import Settings
@@ -99,9 +100,7 @@ class Cluster:
             RedisError: it could not be sent.
         """
         try:
-            self._celery().send_task(
-                task, args=(subject, *more), argsrepr=shown, kwargsrepr="{}", ignore_result=True
-            )
+            self._celery().send_task(task, args=(subject, *more), ignore_result=True, **shown_as(shown))
         except OperationalError as error:
             # Not its text: that may carry the URL of Redis with its password.
             raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery.utils import uuid
 
+from orchestrator.planner import MIB
 from tasks.app import app
 from tasks.fetch import fetch_chunk
 from tasks.merge import merge_parts
+from tasks.messages import shown_as
 
 if TYPE_CHECKING:
     from tasks.transfer.manifest import Chunk, Manifest
-
-_MIB = 1024 * 1024
 
 
 def send(manifest: Manifest, chunks: list[Chunk]) -> None:
@@ -22,7 +22,7 @@ def send(manifest: Manifest, chunks: list[Chunk]) -> None:
     Messages carry the job's id, the generation and a number. What Flower shows of them is made here.
     """
     merge = merge_parts.si(manifest.job_id, manifest.generation).set(
-        **_shown_as(f"{manifest.destination}, {manifest.chunks_count} parts")
+        **shown_as(f"{manifest.destination}, {manifest.chunks_count} parts")
     )
     if not chunks:
         merge.apply_async()
@@ -39,12 +39,8 @@ def send(manifest: Manifest, chunks: list[Chunk]) -> None:
                 (manifest.job_id, manifest.generation, chunk.number),
                 producer=producer,
                 **of_chord,
-                **_shown_as(describe(manifest, chunk)),
+                **shown_as(describe(manifest, chunk)),
             )
-
-
-def _shown_as(text: str) -> dict[str, Any]:
-    return {"argsrepr": f"({text})", "kwargsrepr": "{}"}
 
 
 def describe(manifest: Manifest, chunk: Chunk) -> str:
@@ -56,4 +52,4 @@ def describe(manifest: Manifest, chunk: Chunk) -> str:
 
 
 def _mib(offset: int) -> str:
-    return f"{offset / _MIB:.2f}".rstrip("0").rstrip(".")
+    return f"{offset / MIB:.2f}".rstrip("0").rstrip(".")

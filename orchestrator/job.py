@@ -127,7 +127,7 @@ class Job:
             RedisError: Redis cannot be reached.
         """
         token = secrets.token_hex(16)
-        self._cluster.send(VERIFY_TASK, self.job_id, f"({self.job_id})", token)
+        self._cluster.send(VERIFY_TASK, self.job_id, self.job_id, token)
         began_seconds = time.monotonic()
         while (text := self._cluster.records.take_answer(token, _ANSWER_LOOK_SECONDS)) is None:
             if timeout_seconds is not None and time.monotonic() - began_seconds > timeout_seconds:
@@ -152,7 +152,7 @@ class Job:
             self.job_id, JobState.CANCELLED, allowed=allowed, fields=fields
         )
         if done:
-            self._cluster.send(REMOVE_TASK, self.job_id, f"({self.job_id})")
+            self._cluster.send(REMOVE_TASK, self.job_id, self.job_id)
         return done
 
     def pause(self) -> bool:
@@ -166,5 +166,5 @@ class Job:
         fields = records.deadline(asked.spec) if asked else {}
         done = records.transition(self.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields)
         if done:
-            self._cluster.send(PLAN_TASK, self.job_id, f"({self.job_id}, resumed)")
+            self._cluster.send(PLAN_TASK, self.job_id, f"{self.job_id}, resumed")
         return done

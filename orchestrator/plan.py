@@ -15,6 +15,7 @@ from orchestrator.planning import Planning
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK, app
 from tasks.host import NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
+from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, is_redelivered, shown_as
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import NoProgress, TransientError
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from tasks.records import Asked
 
 logger = logging.getLogger(__name__)
-
-_LONGEST_COUNTDOWN_SECONDS = 60.0
-
 
 #: How long one message's jobs may have a slot; then the rest of them queue up again, behind what has waited.
 _MANY_SLICE_SECONDS = 2.0
@@ -65,13 +63,14 @@ def plan(self: Any, *arguments: Any, **named: Any) -> None:
     order = _Order(*arguments, **named)
     here = host()
     # A message that came twice must not take a job back that is on its way; one whose worker died must.
-    asked = _begin(here, [order.job_id], is_needed=_is_redelivered(self) or not order.is_new)
+    asked = _begin(here, [order.job_id], is_needed=is_redelivered(self) or not order.is_new)
     try:
         later = _carry_out(here, order, asked[order.job_id]) if asked else None
     except NoLease as error:
         later = _Later(order, _after(error))
     if later is not None:
-        raise _retry(self, astuple(later.order), later.seconds, later.cause)
+        countdown = min(later.seconds, LONGEST_COUNTDOWN_SECONDS)
+        raise again(self, astuple(later.order), countdown, later.cause)
 
 
 @app.task(bind=True, name=PLAN_MANY_TASK, max_retries=None, ignore_result=True)
@@ -79,20 +78,19 @@ def plan_many(self: Any, job_ids: Sequence[str]) -> None:
     """Plan several jobs, one after the other; one that has to wait goes on with a message of its own."""
     here = host()
     ends_seconds = time.monotonic() + _MANY_SLICE_SECONDS
-    all_asked = _begin(here, job_ids, is_needed=_is_redelivered(self))
+    all_asked = _begin(here, job_ids, is_needed=is_redelivered(self))
     left = list(all_asked)
     while left:
         if time.monotonic() > ends_seconds:
-            raise _retry(self, (left,), 0)
+            raise again(self, (left,), 0)
         try:
             later = _carry_out(here, _Order(left[0]), all_asked[left[0]])
         except NoLease as error:
-            raise _retry(self, (left,), _after(error)) from None
+            raise again(self, (left,), _after(error)) from None
         job_id = left.pop(0)
         if later is not None:
-            shown: dict[str, Any] = {"argsrepr": f"({job_id})", "kwargsrepr": "{}"}
-            countdown = min(later.seconds, _LONGEST_COUNTDOWN_SECONDS)
-            plan.apply_async(astuple(later.order), countdown=countdown, **shown)
+            countdown = min(later.seconds, LONGEST_COUNTDOWN_SECONDS)
+            plan.apply_async(astuple(later.order), countdown=countdown, **shown_as(job_id))
 
 
 def _begin(here: Host, job_ids: Sequence[str], *, is_needed: bool) -> dict[str, Asked]:
@@ -137,16 +135,5 @@ def _carry_out(here: Host, order: _Order, asked: Asked) -> _Later | None:
     return None
 
 
-def _is_redelivered(task: Any) -> bool:
-    return bool((task.request.delivery_info or {}).get("redelivered"))
-
-
 def _after(error: NoLease) -> float:
-    return error.wait_seconds + random.uniform(0.1, 0.5)
-
-
-def _retry(task: Any, args: tuple[Any, ...], seconds: float, cause: Exception | None = None) -> Exception:
-    shown = {"argsrepr": task.request.argsrepr, "kwargsrepr": task.request.kwargsrepr}
-    countdown = min(seconds, _LONGEST_COUNTDOWN_SECONDS)
-    retry: Exception = task.retry(args=args, kwargs={}, exc=cause, countdown=countdown, throw=False, **shown)
-    return retry
+    return min(error.wait_seconds + random.uniform(0.1, 0.5), LONGEST_COUNTDOWN_SECONDS)

@@ -27,6 +27,7 @@ from orchestrator.worker import worker_services
 from tasks.app import PLAN_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import JobState
+from tasks.messages import shown_as
 from tasks.records import RedisError
 from tasks.settings import ENV_PREFIX, settings
 from tasks.transfer.volume import Volume
@@ -104,12 +105,8 @@ def _send_again() -> None:
     try:
         for record in records.list():
             if record.state.is_active:
-                app.send_task(
-                    PLAN_TASK,
-                    args=(record.job_id, 0, True),
-                    argsrepr=f"({record.job_id}, again)",
-                    kwargsrepr="{}",
-                )
+                shown = shown_as(f"{record.job_id}, again")
+                app.send_task(PLAN_TASK, args=(record.job_id,), kwargs={"resends": True}, **shown)
     except (RedisError, OperationalError) as error:
         logger.warning("nothing sent again error=%s", type(error).__name__)
     finally:

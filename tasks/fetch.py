@@ -15,6 +15,7 @@ from tasks.bringing import Bringing
 from tasks.help import LOOK_SECONDS, send_help
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
+from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, shown_as
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 _COME_BACK_PER_SECOND = 50
 _PATIENCE_SECONDS = 0.05
 _LEAST_PARKED_SECONDS, _MOST_PARKED_SECONDS = 0.05, 20.0
-#: A message must come back before the visibility timeout; longer waits are made of several.
-_LONGEST_COUNTDOWN_SECONDS = 60.0
 #: Whole files in answer to ranges that a chunk takes for one back end of several, before it takes it for the origin.
 _RANGES_REFUSED_COUNT = 3
 #: Plans of one job that may become void: a file that changes again and again is somebody's log.
@@ -152,7 +151,7 @@ class _Delivery:
         )
         jitter_seconds = random.uniform(0.2 * mean_seconds, 1.8 * mean_seconds)
         return self._again(
-            min(wait_seconds, _LONGEST_COUNTDOWN_SECONDS) + jitter_seconds, self._fruitless_count
+            min(wait_seconds, LONGEST_COUNTDOWN_SECONDS) + jitter_seconds, self._fruitless_count
         )
 
     def after(self, error: TransientError | PlanVoidError) -> dict[str, Any]:
@@ -188,8 +187,7 @@ class _Delivery:
             PLAN_TASK,
             args=(self._job_id,),
             kwargs={"void_generation": self._generation, "as_stream": as_stream},
-            argsrepr=f"({self._job_id}, anew after {error.code})",
-            kwargsrepr="{}",
+            **shown_as(f"{self._job_id}, anew after {error.code}"),
         )
         return {"ok": False, "why": error.code}
 
@@ -219,17 +217,11 @@ class _Delivery:
             error.code,
             delay_seconds,
         )
-        raise self._again(min(delay_seconds, _LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from None
+        raise self._again(min(delay_seconds, LONGEST_COUNTDOWN_SECONDS), fruitless_count, error) from None
 
     def _again(self, delay_seconds: float, fruitless_count: int, cause: Exception | None = None) -> Exception:
-        # Celery does not hand the readable arguments on to a retry by itself.
-        shown = {"argsrepr": self._task.request.argsrepr, "kwargsrepr": self._task.request.kwargsrepr}
         args = (self._job_id, self._generation, self._number, fruitless_count)
-        # throw=False: the message is sent, and the caller raises, which tells Celery that it was.
-        retry: Exception = self._task.retry(
-            args=args, exc=cause, countdown=delay_seconds, throw=False, **shown
-        )
-        return retry
+        return again(self._task, args, delay_seconds, cause)
 
 
 def _tell(report: Callable[[], object]) -> None:

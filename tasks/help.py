@@ -9,6 +9,7 @@ from tasks import outcomes
 from tasks.app import HELP_TASK, MERGE_TASK, app
 from tasks.bringing import Bringing
 from tasks.host import NoLease, host
+from tasks.messages import shown_as
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import PermanentError, TransferError
@@ -31,9 +32,8 @@ def send_help(
     app.send_task(
         HELP_TASK,
         args=(job_id, generation, all_done),
-        argsrepr=f"({destination}, what is left)",
-        kwargsrepr="{}",
         countdown=seconds,
+        **shown_as(f"{destination}, what is left"),
     )
 
 
@@ -69,7 +69,7 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
     is_all = chunks_done >= chunks_count
     if is_all and all_done:
         logger.warning("all parts are there and no merge runs job=%s", job_id)
-        app.send_task(MERGE_TASK, args=(job_id, generation), argsrepr=f"({destination}, late)")
+        app.send_task(MERGE_TASK, args=(job_id, generation), **shown_as(f"{destination}, late"))
         return
     send_help(job_id, generation, destination, seconds=LOOK_SECONDS, all_done=is_all)
 

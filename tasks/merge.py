@@ -9,6 +9,7 @@ from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
+from tasks.messages import is_redelivered, shown_as
 from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.errors import DigestMismatch, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
@@ -52,7 +53,7 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
     # Not from `planning`: the plan that these parts belong to may be void. From `merging` only where the worker that
     # began may have died: a second copy of a large file would not fit, and whoever publishes last finds the name taken.
     allowed = {JobState.FETCHING}
-    if (self.request.delivery_info or {}).get("redelivered"):
+    if is_redelivered(self):
         allowed.add(JobState.MERGING)
     if not here.records.transition(job_id, JobState.MERGING, allowed=allowed):
         outcomes.remove_if_cancelled(here, job_id, manifest.destination)
@@ -79,7 +80,8 @@ def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
     job_id = manifest.job_id
     if isinstance(result, Incomplete):
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
-        app.send_task(PLAN_TASK, args=(job_id, 0, True), argsrepr=f"({job_id}: {len(result.chunks)} missing)")
+        shown = shown_as(f"{job_id}, {len(result.chunks)} missing")
+        app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
         return
     if result.was_followed:
         logger.info("hashed while parts were fetched job=%s", job_id)
