@@ -2,6 +2,7 @@
 
 from tasks.transfer.http_source.body import Body
 from tasks.transfer.http_source.identity import Identity
-from tasks.transfer.http_source.source import HttpLimits, Probe, Source
+from tasks.transfer.http_source.sender import HttpLimits
+from tasks.transfer.http_source.source import Probe, Source
 
 __all__ = ["Body", "HttpLimits", "Identity", "Probe", "Source"]
