@@ -135,15 +135,15 @@ def coding_to_undo(response: requests.Response, name: str) -> str | None:
     """The content coding that a server applied though the plain file was asked for, or None.
 
     A file that is stored compressed is often labelled with its coding (``x.tar.gz``, gzip): then the label says what
-    the file is, and undoing it would give another file than its name says.
+    the file is, and undoing it would give another file than its name says. It may have that name in the submitted URL,
+    in the URL that a redirect led to, or in the answer.
     """
     coding = response.headers.get("Content-Encoding", "").strip().lower()
     if coding in ("", "identity"):
         return None
     suffixes = _SUFFIXES.get(coding.removeprefix("x-"), ())
-    path = urlsplit(name).path.lower()
-    offered = (offered_name(response) or "").lower()
-    if path.endswith(suffixes) or offered.endswith(suffixes):
+    names = (urlsplit(name).path, urlsplit(response.url).path, offered_name(response) or "")
+    if any(each.lower().endswith(suffixes) for each in names):
         return None
     if coding.removeprefix("x-") not in _CAN_UNDO:
         response.close()

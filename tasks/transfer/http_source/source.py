@@ -73,7 +73,7 @@ class Source:
         if response.status_code != requests.codes.ok:
             raise self._untrusted(response, f"status {response.status_code} to a plain GET")
         size_bytes = answers.content_length(response, self.name)
-        coding = answers.coding_to_undo(response, redact(response.url))
+        coding = answers.coding_to_undo(response, self.name)
         if coding is not None:
             size_bytes = None  # the length that is stated is that of the encoded body
         identity = Identity(size_bytes, answers.validator_of(response))
@@ -166,7 +166,7 @@ class Source:
         response = self._sender.send(None, attempt)
         if response.status_code != requests.codes.ok:
             raise self._untrusted(response, f"status {response.status_code} to a plain GET")
-        coding = answers.coding_to_undo(response, redact(response.url))
+        coding = answers.coding_to_undo(response, self.name)
         size_bytes = None if coding else answers.content_length(response, self.name)
         data = bytearray()
         with Body(response, self.name, attempt, length_bytes=size_bytes, decodes=coding is not None) as body:
