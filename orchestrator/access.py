@@ -28,15 +28,16 @@ _PROXY_SCHEMES = frozenset({"http", "https", "socks4", "socks4a", "socks5", "soc
 class Access:
     """How to be let in; files are read where the job is submitted, and go sealed to the workers."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)  #: sent to the URL's origin, and to no other
-    user: str | None = None  #: ``name:password``
+    #: Sent to the URL's origin, and to no other.
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    user: str | None = field(default=None, repr=False)  #: ``name:password``
     uses_digest: bool = False  #: Digest authentication instead of Basic
     cookie_file: Path | None = None  #: in Netscape's format, as browsers and curl write it
     certificate_file: Path | None = None  #: PEM: the client's certificate, and its key if that has no file
     key_file: Path | None = None  #: PEM: the client's key
     ca_file: Path | None = None  #: PEM: certificates to trust instead of the system's
     is_insecure: bool = False  #: do not check the origin's certificate
-    proxy: str | None = None  #: None: from the environment of each worker
+    proxy: str | None = field(default=None, repr=False)  #: None: from the environment of each worker
     trusts_redirects: bool = False  #: credentials go along to another origin
     allows_downgrade: bool = False  #: follow a redirect from https to http
 

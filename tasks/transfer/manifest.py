@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.transfer.errors import origin_of
+from tasks.transfer.errors import origin_of, redact
 from tasks.transfer.ranges import ByteRange, nth
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
@@ -35,9 +35,8 @@ class JobSpec(_Stored):
     """What was asked for, without anything secret."""
 
     output: str | None = None  #: name relative to the volume; None: the server's or the URL's
-    digests: dict[str, str] = Field(
-        default_factory=dict
-    )  #: algorithm -> hexadecimal: what the whole file must have, as the user says
+    #: Algorithm -> hexadecimal: what the whole file must have, as the user says.
+    digests: dict[str, str] = Field(default_factory=dict)
     verifies_offered: bool = True  #: without any of the user's, the whole file must have the origin's digests
     chunk_size_bytes: int | None = Field(default=None, gt=0)  #: None: chosen from the file's size
     connections: int | None = Field(default=None, ge=1)  #: the most to the origin; None: the workers' setting
@@ -89,6 +88,12 @@ class SourceRequest(_Stored):
             or any("@" in urlsplit(url).netloc for url in (self.url, self.proxy) if url)
         )
 
+    def __repr__(self) -> str:
+        # In a log or a traceback it must not show what is sealed wherever it rests.
+        return f"SourceRequest({redact(self.url)!r})"
+
+    __str__ = __repr__
+
 
 class Validator(_Stored):
     """What identifies one version of the file (RFC 9110, section 8.8)."""
@@ -125,23 +130,20 @@ class Manifest(_Stored):
 
     job_id: JobId
     generation: int = Field(ge=1)  #: grows with every sending; older messages are fenced off
-    plan_name: str = Field(
-        pattern=r"^[0-9a-f]{12}$"
-    )  #: names the folder of the plan's parts; no two plans share it
+    #: Names the folder of the plan's parts; no two plans share it.
+    plan_name: str = Field(pattern=r"^[0-9a-f]{12}$")
     destination: str  #: relative to the volume
     source_name: str  #: the redacted URL, for messages
     size_bytes: int | None = Field(ge=0)
     validator: Validator
     honours_ranges: bool
     content_coding: str | None = None  #: what a single stream has to be decoded from
-    offered_digests: dict[str, str] = Field(
-        default_factory=dict
-    )  #: algorithm -> hexadecimal; the origin's word
+    #: Algorithm -> hexadecimal; the origin's word.
+    offered_digests: dict[str, str] = Field(default_factory=dict)
     restarts_count: int = Field(default=0, ge=0)  #: plans of this job that a changed file made void
     has_query: bool = True  #: the submitted URL has a query, which `source_name` does not show
-    refuted_digests: dict[str, str] = Field(
-        default_factory=dict
-    )  #: expected once, and not those of the parts
+    #: Expected once, and not those of the parts.
+    refuted_digests: dict[str, str] = Field(default_factory=dict)
     chunk_size_bytes: int = Field(gt=0)
     layout: LayoutName
     spec: JobSpec
@@ -226,9 +228,8 @@ class Followed(_Stored):
     """What was hashed of the parts, in order, while others were still being fetched."""
 
     receipts_id: str  #: identifies the receipts that the digests cover
-    length_bytes: int = Field(
-        ge=0
-    )  #: what was read, perhaps more than they cover; grows while somebody is at it
+    #: What was read, perhaps more than they cover; grows while somebody is at it.
+    length_bytes: int = Field(ge=0)
     digests: dict[str, str]  #: algorithm -> hexadecimal
 
 

@@ -1,6 +1,7 @@
 import pytest
 from pydantic import SecretStr
 
+from orchestrator.access import Access
 from tasks.sealing import new_key, seal, unseal
 from tasks.transfer.errors import BadOption, JobUnreadable, SecretKeyMissing
 from tasks.transfer.manifest import SourceRequest
@@ -41,3 +42,11 @@ def test_what_is_no_key_is_told_without_showing_it():
     with pytest.raises(BadOption) as caught:
         seal(SECRET, SecretStr("hunter2"))
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_request_does_not_show_its_secrets_where_somebody_logs_it():
+    request = SourceRequest(url="https://h/x?sig=secret", headers={"X": "secret"}, user="me:secret")
+    access = Access(headers={"X": "secret"}, user="me:secret", proxy="http://me:secret@proxy:3128")
+    shown = f"{request} {request!r} {(request, access)}"
+    assert "https://h/x" in shown
+    assert "secret" not in shown
