@@ -21,7 +21,7 @@ _HOW_TO_MAKE_A_KEY = "Make one with `openssl rand -base64 32` and give it to sub
 def seal(request: SourceRequest, key: SecretStr | None) -> str:
     """The request as it may rest in Redis and on the volume.
 
-    Without a key a bare URL rests readable to those who may read Redis; credentials are refused.
+    Without a key a bare URL rests readable to those who may read Redis or the job's folder; credentials are refused.
 
     Raises:
         SecretKeyMissing: it carries credentials and `key` is None.

@@ -60,7 +60,7 @@ def show(error: Exception) -> NoReturn:
 
 
 def of_record(record: JobRecord) -> int:
-    """The exit code for a job's end."""
+    """The exit code for a job's end; one that has not ended, or is paused, had no more time."""
     from tasks.jobs import JobState
     from tasks.transfer.errors import side_of
 

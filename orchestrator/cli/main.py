@@ -98,7 +98,7 @@ def orchestrator() -> None:
       0 complete            4 the volume (full, exists, not writable)
       1 a bug               5 Redis unreachable
       2 usage               6 cancelled
-      3 the origin          7 still running when --timeout passed
+      3 the origin          7 not complete when --timeout passed, or paused
       130 interrupted
     """
 

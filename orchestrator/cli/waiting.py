@@ -43,7 +43,7 @@ class IdleHint:
         self._is_told = False
 
     def look(self, seen: object = None) -> None:
-        """Take note of what moves, if it works; ask the workers if nothing has moved for a few seconds."""
+        """Ask the workers if `seen`, which changes for as long as somebody works, has not for a few seconds."""
         now = time.monotonic()
         if seen != self._seen:
             self._seen, self._since_seconds = seen, now
@@ -78,7 +78,6 @@ def wait_and_exit(
     """
     with _display(quiet=quiet) as display:
         hint = IdleHint(orchestrator, display.say)
-
         is_told = False
 
         def on_look(record: JobRecord) -> None:

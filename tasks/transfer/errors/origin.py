@@ -114,9 +114,8 @@ class DigestMismatch(OriginError):
     def __init__(self, name: str, algorithm: str, expected: str, actual: str, said_by: str = "user") -> None:
         super().__init__(name, algorithm, expected, actual, said_by)
         self.name, self.algorithm, self.expected, self.actual = name, algorithm, expected, actual
-        self.said_by = (
-            said_by  #: ``user``, ``origin``, or ``receipt``: the bytes on the volume were others before
-        )
+        #: ``user``, ``origin``, or ``receipt``: the bytes on the volume were others before.
+        self.said_by = said_by
 
     def __str__(self) -> str:
         """Say both digests, that nothing was published, and what to do."""

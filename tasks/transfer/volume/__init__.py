@@ -1,10 +1,11 @@
 """The volume: the directory that all workers share. The only package that touches files.
 
     <volume>/.orchestrator/            mode 0700
-        reserved/<hash>                which unfinished job writes to a destination
-        <job_id>/manifest.json
-        <job_id>/plan-<name>/    the parts of one plan, their checkpoints and receipts
-    <volume>/<destination>             appears by one rename, complete and checked
+        reserved/<hash>                which unfinished job writes to a destination, and which one had it before
+        <job_id>/left                  nobody is at it: its Redis ended
+        <job_id>/manifest.json         the plan
+        <job_id>/plan-<name>/          the parts of one plan, their checkpoints and receipts, what was hashed of them
+    <volume>/<destination>             appears by one link or rename, complete and checked
 
 No file is locked: locks silently do nothing on some shared filesystems. What two processes could
 fight over is decided by an atomic create, link or rename.
