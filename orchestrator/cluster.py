@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kombu.exceptions import OperationalError
-
 from orchestrator import rendezvous
 from orchestrator.stack import PrivateStack
 from tasks.app import QUEUES, make_app
 from tasks.host import records_of
-from tasks.messages import shown_as
+from tasks.messages import sending_errors, shown_as
 from tasks.records import RedisError
 from tasks.sealing import new_key
 from tasks.settings import Settings
@@ -99,11 +97,8 @@ class Cluster:
         Raises:
             RedisError: it could not be sent.
         """
-        try:
+        with sending_errors():
             self._celery().send_task(task, args=(subject, *more), ignore_result=True, **shown_as(shown))
-        except OperationalError as error:
-            # Not its text: that may carry the URL of Redis with its password.
-            raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
     def _celery(self) -> Celery:
         if self._app is None:

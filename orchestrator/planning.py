@@ -17,6 +17,7 @@ from tasks.bringing import BEGINNING_SECONDS
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
+from tasks.messages import sending_errors
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
@@ -339,7 +340,10 @@ class Planning:
         is_on = self._host.records.transition(self._job_id, JobState.FETCHING, allowed=FETCHING_STATES)
         if is_on:
             follow(self._host, manifest)
-            dispatch.send(manifest, self._folder.missing(manifest))
+            missing = self._folder.missing(manifest)
+            # Celery's own count of the chord is written with redis-py, its messages are sent with kombu.
+            with self._host.records.translated(), sending_errors():
+                dispatch.send(manifest, missing)
         return is_on
 
     def _show(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kombu import pools
-from kombu.exceptions import OperationalError
 
 from orchestrator import private_redis
 from orchestrator.processes import Service, Supervisor, end_with_parent
@@ -27,7 +26,7 @@ from orchestrator.worker import worker_services
 from tasks.app import PLAN_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import JobState
-from tasks.messages import shown_as
+from tasks.messages import sending_errors, shown_as
 from tasks.records import RedisError
 from tasks.settings import ENV_PREFIX, settings
 from tasks.transfer.volume import Volume
@@ -106,8 +105,9 @@ def _send_again() -> None:
         for record in records.list():
             if record.state.is_active:
                 shown = shown_as(f"{record.job_id}, again")
-                app.send_task(PLAN_TASK, args=(record.job_id,), kwargs={"resends": True}, **shown)
-    except (RedisError, OperationalError) as error:
+                with sending_errors():
+                    app.send_task(PLAN_TASK, args=(record.job_id,), kwargs={"resends": True}, **shown)
+    except RedisError as error:
         logger.warning("nothing sent again error=%s", type(error).__name__)
     finally:
         # Closed: the process that is forked next must not share a connection.

@@ -119,12 +119,14 @@ class _Delivery:
         is_all = following.chunks_done >= manifest.chunks_count
         if following.is_to_help or (bringing.took_over and is_all):
             # The chord counts messages, and that of a chunk which was taken over may be with a worker that died.
-            send_help(
-                self._job_id,
-                self._generation,
-                manifest.destination,
-                seconds=LOOK_SECONDS,
-                all_done=is_all,
+            _tell(
+                lambda: send_help(
+                    self._job_id,
+                    self._generation,
+                    manifest.destination,
+                    seconds=LOOK_SECONDS,
+                    all_done=is_all,
+                )
             )
         if not is_whole:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
@@ -225,7 +227,7 @@ class _Delivery:
 
 
 def _tell(report: Callable[[], object]) -> None:
-    """Report to Redis; without it the volume still knows."""
+    """Report through Redis; without it the volume still knows."""
     try:
         report()
     except RedisError as error:

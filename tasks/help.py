@@ -9,7 +9,7 @@ from tasks import outcomes
 from tasks.app import HELP_TASK, MERGE_TASK, app
 from tasks.bringing import Bringing
 from tasks.host import NoLease, host
-from tasks.messages import shown_as
+from tasks.messages import sending_errors, shown_as
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import PermanentError, TransferError
@@ -28,13 +28,14 @@ LOOK_SECONDS = 1.0
 def send_help(
     job_id: str, generation: int, destination: str, *, seconds: float, all_done: bool = False
 ) -> None:
-    """Send somebody to look for something to take over, after a while."""
-    app.send_task(
-        HELP_TASK,
-        args=(job_id, generation, all_done),
-        countdown=seconds,
-        **shown_as(f"{destination}, what is left"),
-    )
+    """Send somebody to look for something to take over, after a while; `RedisError` if that cannot be."""
+    with sending_errors():
+        app.send_task(
+            HELP_TASK,
+            args=(job_id, generation, all_done),
+            countdown=seconds,
+            **shown_as(f"{destination}, what is left"),
+        )
 
 
 @app.task(name=HELP_TASK, ignore_result=True)
@@ -89,6 +90,7 @@ def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[],
         bringing.give_lease_back()
         raise
     except RedisError as error:
+        bringing.give_lease_back()
         logger.warning("help not asked for error=%s", error)
     except PermanentError as error:
         bringing.give_lease_back(has_failed=True)

@@ -1,8 +1,16 @@
-"""Messages: what is shown of them, and how one comes back."""
+"""Messages: what is shown of them, how one comes back, and what it means that one cannot be sent."""
 
 from __future__ import annotations
 
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from kombu.exceptions import OperationalError
+
+from tasks.records import RedisError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 #: A message must come back before the visibility timeout; longer waits are made of several.
 LONGEST_COUNTDOWN_SECONDS = 60.0
@@ -11,6 +19,16 @@ LONGEST_COUNTDOWN_SECONDS = 60.0
 def shown_as(text: str) -> dict[str, Any]:
     """What Flower shows of a message in place of its arguments, which say little to a person."""
     return {"argsrepr": f"({text})", "kwargsrepr": "{}"}
+
+
+@contextmanager
+def sending_errors() -> Iterator[None]:
+    """Within, a message that cannot be sent is a `RedisError`."""
+    try:
+        yield
+    except OperationalError as error:
+        # Not its text: that may carry the URL of Redis with its password.
+        raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
 
 def is_redelivered(task: Any) -> bool:
