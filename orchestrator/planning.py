@@ -12,8 +12,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from orchestrator import adoption, checksums, dispatch, planner
+from orchestrator.probe_body import Reader
 from tasks import outcomes
-from tasks.bringing import BEGINNING_SECONDS
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
@@ -21,21 +21,11 @@ from tasks.messages import sending_errors
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
-from tasks.transfer.errors import (
-    BadOption,
-    DestinationExists,
-    PlanVoidError,
-    TooLarge,
-    TransferError,
-    TransientError,
-    origin_of,
-)
-from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
-from tasks.transfer.manifest import LayoutName, Manifest, Receipt, Span
-from tasks.transfer.merge_parts import Incomplete, Merged, publish_parts
+from tasks.transfer.errors import BadOption, DestinationExists, TooLarge, TransientError, origin_of
+from tasks.transfer.manifest import LayoutName, Manifest, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
     from tasks.records import Asked, Progress
     from tasks.transfer.attempt import Attempt
@@ -43,8 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How long a plan may go on fetching: a control slot is for plans, chunks have slots of their own.
-_PLAN_SLICE_SECONDS = 2.0
 _NEVER_FENCED = 2**31
 
 
@@ -55,13 +43,8 @@ class _AlreadyPublished(AttemptStopped):
 class Planning:
     """The planning of one job."""
 
-    def __init__(
-        self,
-        here: Host,
-        job_id: str,
-        asked: Asked,
-        touched_before: float | None,
-    ) -> None:
+    def __init__(self, here: Host, job_id: str, asked: Asked, touched_before: float | None) -> None:
+        """Take what was asked for, and when a job that has the destination was seen to write last."""
         self._host = here
         self._job_id = job_id
         self._spec = asked.spec
@@ -93,22 +76,30 @@ class Planning:
             self._read_checksums(source)
             probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
-                manifest, is_adopted = self._decide(source, probe, void, progress)
-                if is_adopted:
-                    pass
-                elif manifest.chunks_count > 1:
-                    self._write(manifest, void)
-                    if self._send(manifest):
-                        self._keep_beginning(manifest, source, probe)
+                manifest, is_stored = self._decide(source, probe, void, progress)
+                if not is_stored and self._use_answer(manifest, source, probe, void):
                     return
-                elif manifest.size_bytes is not None and self._take_whole(manifest, source, probe):
-                    return
-                else:
-                    self._write(manifest, void)
         finally:
             self._give_lease_back(progress)
         # The lease is back by now: the one chunk would wait for it.
         self._send(manifest)
+
+    def _use_answer(self, manifest: Manifest, source: Source, probe: Probe, void: Manifest | None) -> bool:
+        """Store a plan and make use of the probe's answer; False if the chunks are still to be sent."""
+        if manifest.chunks_count > 1:
+            self._write(manifest, void)
+            if self._send(manifest):
+                # This is of the first chunk now, and fenced like it.
+                reader = self._reader(source, generation=manifest.generation)
+                reader.keep_beginning(manifest, probe.body)
+            return True
+        if manifest.size_bytes is not None and self._reader(source).take_whole(manifest, source, probe.body):
+            return True
+        self._write(manifest, void)
+        return False
+
+    def _reader(self, source: Source, *, generation: int = _NEVER_FENCED) -> Reader:
+        return Reader(self._host, *self._new_attempt(source, generation=generation))
 
     def _give_lease_back(self, progress: Callable[[], Progress]) -> None:
         try:
@@ -246,47 +237,6 @@ class Planning:
         )
         volume.check_space(max(0, needed_bytes - kept_bytes))
 
-    def _take_whole(self, manifest: Manifest, source: Source, probe: Probe) -> bool:
-        """Fetch and publish a file of one chunk from the probe's answer; False if it takes too long for here."""
-        attempt, progress = self._new_attempt(source)
-        receipts: tuple[Receipt, ...] = ()
-        self._folder.make_plan_folder(manifest)
-        if manifest.chunks_count:
-            try:
-                with self._host.watch.over(attempt, progress, slice_seconds=_PLAN_SLICE_SECONDS):
-                    probe.body.hand_to(attempt)
-                    brought = fetch_chunk(
-                        source,
-                        self._folder,
-                        manifest,
-                        manifest.chunk(0),
-                        attempt,
-                        self._host.name,
-                        opened=probe.body,
-                    )
-            except (AttemptStopped, TransientError, PlanVoidError) as error:
-                if isinstance(error, AttemptStopped) and error.reason is not StopReason.SLICE:
-                    raise
-                return False
-            receipts = brought.proven.receipts
-            self._host.records.span_done(progress(), brought.by_worker, is_whole=True)
-        result = self._publish(manifest, receipts)
-        if isinstance(result, Incomplete):
-            return False
-        outcomes.complete(self._host, manifest, result)
-        return True
-
-    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged | Incomplete:
-        """Publish a file of one chunk, which another delivery of this message may be doing too."""
-        try:
-            return publish_parts(self._host.volume, self._folder, manifest, receipts)
-        except DestinationExists:
-            whole = self._folder.join(manifest, receipts)
-            if not self._host.volume.has_same_content(manifest.destination, whole):
-                raise
-            mine = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"overwrite": True})})
-            return publish_parts(self._host.volume, self._folder, mine, receipts)
-
     def _write(self, manifest: Manifest, void: Manifest | None) -> None:
         """Store the plan."""
         if void is not None:
@@ -296,29 +246,6 @@ class Planning:
             self._folder.replace_plan(manifest)
         elif not self._folder.write_first_manifest(manifest):
             raise AttemptStopped(StopReason.JOB_ENDED)  # this message came twice, and the other was quicker
-
-    def _keep_beginning(self, manifest: Manifest, source: Source, probe: Probe) -> None:
-        """Save the probe's answer as the beginning of the first chunk, whose task waits for this lease meanwhile.
-
-        All chunks are sent by now: nothing that happens here may end the job.
-        """
-        attempt, progress = self._new_attempt(source, generation=manifest.generation)
-        try:
-            with self._host.watch.over(attempt, progress, slice_seconds=BEGINNING_SECONDS):
-                probe.body.hand_to(attempt)
-                keep_beginning(
-                    self._folder,
-                    manifest,
-                    manifest.chunk(0),
-                    probe.body,
-                    attempt,
-                    self._host.name,
-                    most_seconds=BEGINNING_SECONDS,
-                )
-        except (AttemptStopped, TransferError) as error:
-            # What came is saved; the chunk's task goes on there. What is wrong with the volume it finds out too, and
-            # whether that is a failure: the folder of a void plan goes away at any time.
-            logger.info("beginning cut short job=%s cause=%s", self._job_id, type(error).__name__)
 
     def _send_missing(self, manifest: Manifest) -> None:
         """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
