@@ -8,7 +8,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobError, JobState
+from tasks.jobs import ACTIVE_STATES, JobError, JobState
 from tasks.transfer.errors import TransferError
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     host.records.transition(
         manifest.job_id,
         JobState.COMPLETE,
+        # Paused while it was published: the file is there, and with a `resume` the job would fail for that.
+        allowed=ACTIVE_STATES | {JobState.PAUSED},
         fields={
             "path": str(merged.path),
             "size_bytes": merged.size_bytes,
