@@ -91,7 +91,9 @@ class Settings(BaseSettings):
         900, ge=120, le=900, description="after this a message that no worker acknowledged is sent again"
     )
     longest_job_seconds: int = Field(
-        30 * 24 * 3600, ge=3600, description="how long Redis keeps what belongs to an unfinished job"
+        30 * 24 * 3600,
+        ge=3600,
+        description="how long Celery keeps the count of chunks that a merge waits for",
     )
     record_age_seconds: int = Field(
         7 * 24 * 3600, ge=60, description="how long the record of an ended job is kept"

@@ -1,7 +1,7 @@
 """Job records in Redis: a view for those who wait and watch, and the leases on connections.
 
 The only package that talks to Redis beside Celery itself. What is here can be lost without losing
-a job: the volume is the truth. Every call has a deadline.
+a byte: the volume is the truth, and who submits the URL again goes on with it. Every call has a deadline.
 
 Keys, behind the prefix:
 
