@@ -97,7 +97,7 @@ def _start_flower(args: list[str]) -> subprocess.Popen[bytes]:
 def _send_again() -> None:
     """Send again what a worker process that died may have held; else that would rest until the visibility timeout.
 
-    Right only where one worker serves Redis: what the other process holds is then sent a second time, and harmless.
+    Right only where one worker serves Redis: what its other processes hold is then sent a second time, and harmless.
     """
     values = settings()
     records, app = records_of(values), make_app(values)

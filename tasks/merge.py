@@ -9,7 +9,7 @@ from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
-from tasks.messages import is_redelivered, shown_as
+from tasks.messages import again, is_redelivered, shown_as
 from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.errors import DigestMismatch, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
@@ -44,7 +44,7 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
     if manifest is None and here.records.state(job_id) in (JobState.FETCHING, JobState.MERGING):
         # Not seen here yet (attribute caches of NFS), or removed by somebody: then no other message comes.
         if self.request.retries < _MANIFEST_LOOKS:
-            raise self.retry(countdown=_LOOK_SECONDS, argsrepr=f"({job_id})", kwargsrepr="{}")
+            raise again(self, (job_id, generation), _LOOK_SECONDS)
         outcomes.fail(here, job_id, VolumeMissing(str(folder.path)))
         return
     if manifest is None or manifest.generation != generation:
@@ -69,7 +69,7 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
         if isinstance(error, DigestMismatch):
             # Another submit of this file must not end here again without having fetched anything.
             refuted = manifest.model_copy(update={"refuted_digests": expected_digests(manifest)})
-            here.volume.job(job_id).write_manifest(refuted)
+            folder.write_manifest(refuted)
         outcomes.fail(here, job_id, error)
         return
     _go_on(here, manifest, result)
