@@ -335,13 +335,20 @@ def test_a_small_file_that_is_planned_several_times_at_once_is_complete(one_work
     wait_until_clean(one_worker.volume)
 
 
+def remove_jobs(volume):
+    removed = volume.with_name("removed")
+    # Renamed first: workers go on writing to it.
+    (volume / ".orchestrator").rename(removed)
+    shutil.rmtree(removed)
+
+
 @pytest.mark.parametrize("layout", ["parts", "shared"])
 def test_a_job_whose_folder_somebody_removes_fails_and_is_not_waited_for(one_worker, served, layout):
     served.bytes_per_second = 2 * MIB
     with one_worker.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES, layout=layout)
         wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
-        shutil.rmtree(one_worker.volume / ".orchestrator")
+        remove_jobs(one_worker.volume)
         with pytest.raises(JobEndedBadly) as caught:
             job.wait(60)
         assert caught.value.record.error.code == "VolumeMissing"
@@ -358,7 +365,7 @@ def test_a_job_whose_folder_is_gone_when_it_is_merged_fails(empty_cluster, serve
     with empty_cluster.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
         wait_until(lambda: job.status().chunks_done == job.status().chunks_count > 1, what="all chunks")
-        shutil.rmtree(empty_cluster.volume / ".orchestrator")
+        remove_jobs(empty_cluster.volume)
         empty_cluster.start_worker("--queues", "merge")
         with pytest.raises(JobEndedBadly) as caught:
             job.wait(60)
