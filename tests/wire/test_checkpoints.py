@@ -287,3 +287,14 @@ def test_a_receipt_with_a_number_that_is_no_crc_proves_nothing(job):
     result = merge_parts(job.volume, job.manifest)
     assert isinstance(result, Incomplete)
     assert [chunk.number for chunk in result.chunks] == [1]
+
+
+def test_a_receipt_that_names_another_file_proves_nothing(job):
+    job.complete(0)
+    job.complete(1)
+    job.change("00001.receipt", file_name="00001.0123456789ab")
+    result = merge_parts(job.volume, job.manifest)
+    assert isinstance(result, Incomplete)
+    assert [chunk.number for chunk in result.chunks] == [1]
+    job.complete(1)
+    assert job.merged() == CONTENT

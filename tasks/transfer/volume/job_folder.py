@@ -13,8 +13,8 @@ from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import Followed, LayoutName, Manifest
 from tasks.transfer.volume.files import make_folder, read_blocks, volume_errors, write_first, write_whole
 from tasks.transfer.volume.joining import join
-from tasks.transfer.volume.part_writer import SHARED_FILE_NAME, PartWriter
-from tasks.transfer.volume.proof import kept_bytes, prove, refuse, refute
+from tasks.transfer.volume.part_writer import PartWriter
+from tasks.transfer.volume.proof import SHARED_FILE_NAME, kept_bytes, prove, refuse, refute
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

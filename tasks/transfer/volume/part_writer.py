@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from tasks.transfer.digests import crc32c
 from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Receipt, Span
 from tasks.transfer.volume.files import read_blocks, this_boot, volume_errors, write_all, write_whole
-from tasks.transfer.volume.proof import read_checkpoint, stem_of, vouches_truly
+from tasks.transfer.volume.proof import SHARED_FILE_NAME, read_checkpoint, stem_of, vouches_truly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from tasks.transfer.manifest import Chunk, Manifest
 
-SHARED_FILE_NAME = "shared"
 #: What a killed worker loses of each connection: with 16 of them, less than 2 % of 2 GiB.
 _PACE_BYTES = 2 * 1024 * 1024
 #: On a slow connection a checkpoint is left after this, however little came.

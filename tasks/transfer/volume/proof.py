@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from tasks.transfer.manifest import Chunk, Manifest, PartState
 
 
+SHARED_FILE_NAME = "shared"
+
+
 def prove(folder: Path, manifest: Manifest, chunk: Chunk) -> Proven:
     """What the receipts of a chunk prove; one that does not fit the plan, or whose file is not so long, nothing."""
     receipts: list[Receipt] = []
@@ -29,7 +32,7 @@ def prove(folder: Path, manifest: Manifest, chunk: Chunk) -> Proven:
         receipt = _read_receipt(folder, stem_of(chunk.number, done_bytes))
         if receipt is None or receipt.start != done_bytes:
             return Proven(tuple(receipts), is_whole=False)
-        if manifest.layout is LayoutName.PARTS and not _is_there(folder, receipt):
+        if not _is_there(folder, manifest, receipt):
             return Proven(tuple(receipts), is_whole=False)
         if chunk.length_bytes is None:
             return Proven((receipt,), is_whole=True)
@@ -112,7 +115,9 @@ def _read_receipt(folder: Path, stem: str) -> Receipt | None:
     return None
 
 
-def _is_there(folder: Path, receipt: Receipt) -> bool:
+def _is_there(folder: Path, manifest: Manifest, receipt: Receipt) -> bool:
+    if manifest.layout is LayoutName.SHARED:
+        return receipt.file_name == SHARED_FILE_NAME
     try:
         return (folder / receipt.file_name).stat().st_size == receipt.length_bytes
     except FileNotFoundError:
