@@ -76,7 +76,10 @@ def _messages_count(one: Cluster) -> int:
 
 
 def kept_bytes(volume: Path, job_id: str) -> int:
-    """What need not be fetched any more, as receipts and checkpoints say; nothing is under the destination's name."""
+    """The least that need not be fetched any more, as receipts and checkpoints say; nothing has the destination's name.
+
+    What was taken over of a chunk's end is not in it while something before that is missing; it may be of use too.
+    """
     assert not (volume / "big.bin").exists()
     folder = Volume(volume).job(job_id)
     manifest = folder.read_manifest()
