@@ -121,8 +121,24 @@ def test_a_volume_that_is_slow_at_checkpoints_gets_fewer(job):
     for stop in range(BLOCK_BYTES, CHUNK_BYTES, BLOCK_BYTES):
         job.bring(part, stop)
         job.seconds += 1.0
-    # The second not before 20 s after the first.
-    assert written == [3 * BLOCK_BYTES]
+    # The second not before 10 s after the first.
+    assert written == [3 * BLOCK_BYTES, 13 * BLOCK_BYTES]
+
+
+def test_one_checkpoint_that_took_long_does_not_make_a_slow_volume(job):
+    part = job.open()
+    write = part._write_checkpoint
+    costs = iter([0.0001, 1.0, 0.0001, 0.0001])
+
+    def once_slowly(checkpoint, **options):
+        write(checkpoint, **options)
+        job.seconds += next(costs)
+
+    part._write_checkpoint = once_slowly
+    for stop in range(BLOCK_BYTES, CHUNK_BYTES, BLOCK_BYTES):
+        job.bring(part, stop)
+        job.seconds += 0.01
+    assert job.open().done_bytes == 4 * MIB
 
 
 def test_an_attempt_that_lives_on_beside_its_successor_harms_nothing(job):
