@@ -8,8 +8,9 @@ import random
 import pytest
 
 from support.files import MIB
+from support.manifests import manifest_of_file
 from tasks.transfer.digests import crc32c
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Validator
+from tasks.transfer.manifest import JobSpec, LayoutName
 from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
 from tasks.transfer.volume import PartWriter, Volume
 
@@ -26,20 +27,8 @@ def job(request, tmp_path):
 class _Job:
     def __init__(self, root, layout):
         self.volume = Volume(root)
-        self.manifest = Manifest(
-            job_id="0123456789ab",
-            generation=1,
-            plan_name="0123456789ab",
-            destination="file.bin",
-            source_name="http://host/file.bin",
-            size_bytes=len(CONTENT),
-            validator=Validator(etag='"v1"'),
-            honours_ranges=True,
-            chunk_size_bytes=CHUNK_BYTES,
-            layout=layout,
-            spec=JobSpec(sync=False),
-            sealed_request="plain:{}",
-            created_at=0.0,
+        self.manifest = manifest_of_file(
+            len(CONTENT), chunk_size_bytes=CHUNK_BYTES, layout=layout, spec=JobSpec(sync=False)
         )
         self.folder = self.volume.job("0123456789ab")
         self.folder.create()

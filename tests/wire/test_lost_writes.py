@@ -8,8 +8,9 @@ import pytest
 
 from support.disks import disk
 from support.files import MIB
+from support.manifests import manifest_of_file
 from tasks.transfer.errors import VolumeError
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, Validator
+from tasks.transfer.manifest import LayoutName
 from tasks.transfer.merge_parts import Merged, merge_parts
 from tasks.transfer.volume import Volume
 
@@ -32,21 +33,7 @@ def disks(tmp_path):
 def test_bytes_that_a_disk_did_not_take_are_written_again(disks, layout):
     its, below = disks
     volume = Volume(its.folder)
-    manifest = Manifest(
-        job_id="0123456789ab",
-        generation=1,
-        plan_name="0123456789ab",
-        destination="file.bin",
-        source_name="http://host/file.bin",
-        size_bytes=len(CONTENT),
-        validator=Validator(etag='"v1"'),
-        honours_ranges=True,
-        chunk_size_bytes=len(CONTENT),
-        layout=layout,
-        spec=JobSpec(),
-        sealed_request="plain:{}",
-        created_at=0.0,
-    )
+    manifest = manifest_of_file(len(CONTENT), chunk_size_bytes=len(CONTENT), layout=layout)
     folder = volume.job(manifest.job_id)
     folder.create()
     assert folder.write_first_manifest(manifest)

@@ -7,9 +7,10 @@ import random
 
 import pytest
 
+from support.manifests import manifest_of_file
 from tasks.transfer.digests import crc32c
 from tasks.transfer.errors import DigestMismatch
-from tasks.transfer.manifest import Followed, JobSpec, LayoutName, Manifest, Span, Validator
+from tasks.transfer.manifest import Followed, JobSpec, LayoutName, Span
 from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
 from tasks.transfer.volume import Volume
 from tasks.transfer.whole_pass import WholePass, digests_of_follower, expected_digests
@@ -28,21 +29,13 @@ class _Job:
 
     def __init__(self, root, layout=LayoutName.PARTS, offered=None, **spec):
         self.volume = Volume(root)
-        self.manifest = Manifest(
-            job_id="0123456789ab",
-            generation=1,
-            plan_name="0123456789ab",
-            destination="file.bin",
+        self.manifest = manifest_of_file(
+            len(CONTENT),
             source_name="http://h/file.bin",
-            size_bytes=len(CONTENT),
-            validator=Validator(etag='"v1"'),
-            honours_ranges=True,
             offered_digests=offered or {},
             chunk_size_bytes=CHUNK_BYTES,
             layout=layout,
             spec=JobSpec(sync=False, **spec),
-            sealed_request="plain:{}",
-            created_at=0.0,
         )
         self.folder = self.volume.job("0123456789ab")
         self.folder.create()
