@@ -132,7 +132,8 @@ class PartWriter:
         self._kept_bytes, self._kept_seconds = self.done_bytes, self._clock()
         # The quickest counts: a host with other work, or a disk that is busy for a moment, is no slow volume.
         cost_seconds = self._kept_seconds - now
-        self._cost_seconds = min(cost_seconds, self._cost_seconds or cost_seconds)
+        if self._cost_seconds is None or cost_seconds < self._cost_seconds:
+            self._cost_seconds = cost_seconds
 
     def save(self, worker: str) -> None:
         """Leave a checkpoint at the attempt's end, so that any worker goes on at this byte."""
