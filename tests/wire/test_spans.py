@@ -7,13 +7,14 @@ import threading
 
 import pytest
 
+from support.manifests import manifest_of_file
 from support.origin import Origin, origin
 from tasks.transfer.attempt import Attempt
 from tasks.transfer.digests import crc32c
 from tasks.transfer.errors import DestinationExists, OriginBusy
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.http_source import HttpLimits, Source
-from tasks.transfer.manifest import JobSpec, LayoutName, Manifest, SourceRequest, Span, Validator
+from tasks.transfer.manifest import JobSpec, LayoutName, SourceRequest, Span
 from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
 from tasks.transfer.volume import Volume
 
@@ -33,20 +34,12 @@ class _Job:
         self.served = served
         self.volume = Volume(root)
         self.source = Source(SourceRequest(url=served.url), HttpLimits())
-        self.manifest = Manifest(
-            job_id="0123456789ab",
-            generation=1,
-            plan_name="0123456789ab",
-            destination="file.bin",
+        self.manifest = manifest_of_file(
+            len(CONTENT),
             source_name=self.source.name,
-            size_bytes=len(CONTENT),
-            validator=Validator(etag='"v1"'),
-            honours_ranges=True,
             chunk_size_bytes=CHUNK_BYTES,
             layout=layout,
             spec=JobSpec(sync=False),
-            sealed_request="plain:{}",
-            created_at=0.0,
         )
         self.folder = self.volume.job("0123456789ab")
         self.folder.create()
