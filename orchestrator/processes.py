@@ -108,6 +108,7 @@ class Service:
     name: str
     start: Callable[[], Child]
     is_vital: bool = False  #: its end ends all the others; another service's end only restarts it
+    after_death: Callable[[], object] = lambda: None  #: called when it has ended by itself and is not vital
     child: Child | None = field(default=None, init=False)
     began_seconds: float = field(default=0.0, init=False)
     pause_seconds: float = field(default=_FIRST_PAUSE_SECONDS, init=False)
@@ -126,7 +127,6 @@ class Supervisor:
         services: list[Service],
         *,
         grace_seconds: float = 15.0,
-        after_death: Callable[[], object] = lambda: None,
         before_vital_end: Callable[[], object] = lambda: None,
     ) -> None:
         """Take the services, how to end them, and what to do when all but the vital ones have ended.
@@ -134,12 +134,10 @@ class Supervisor:
         Args:
             services: in the order of their start.
             grace_seconds: how long they may take to end in order; 0: they are killed at once.
-            after_death: called when a service that is not vital has ended by itself.
             before_vital_end: called when all but the vital services have ended.
         """
         self._services = services
         self._grace_seconds = grace_seconds
-        self._after_death = after_death
         self._before_vital_end = before_vital_end
 
     def run(self, *, parent_pipe: int | None = None) -> None:
@@ -183,7 +181,7 @@ class Supervisor:
             service.child = None
             service.resumes_seconds = now + service.pause_seconds
             service.pause_seconds = min(service.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
-            self._after_death()
+            service.after_death()
 
     def _stop(self, signals: int, grace_seconds: float) -> None:
         # First what works, then what it works with: a worker gives its chunks back to Redis.

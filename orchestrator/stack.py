@@ -7,6 +7,7 @@ when the pipe from its parent does: also when the parent was killed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -71,14 +72,14 @@ def run(
         VitalServiceEnded: its Redis died.
     """
     services = [Service("redis", lambda: private_redis.start(folder), is_vital=True)]
-    services += worker_services(concurrency, processes=settings().processes, loglevel=loglevel)
+    workers = worker_services(concurrency, processes=settings().processes, loglevel=loglevel)
+    # Flower holds no message: one that cannot start would have all jobs sent anew each time that it is tried again.
+    services += [dataclasses.replace(worker, after_death=_send_again) for worker in workers]
     if flower_args is not None:
         services.append(Service("flower", lambda: _start_flower(flower_args)))
     # A child's stack ends with all its jobs: there is nobody to whom a worker could give its chunks back.
     grace_seconds = _GRACE_SECONDS if parent_pipe is None else 0.0
-    supervisor = Supervisor(
-        services, grace_seconds=grace_seconds, after_death=_send_again, before_vital_end=_leave_unfinished
-    )
+    supervisor = Supervisor(services, grace_seconds=grace_seconds, before_vital_end=_leave_unfinished)
     try:
         supervisor.run(parent_pipe=parent_pipe)
     finally:
