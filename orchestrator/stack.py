@@ -30,6 +30,7 @@ from tasks.jobs import JobState
 from tasks.messages import sending_errors, shown_as
 from tasks.records import RedisError
 from tasks.settings import ENV_PREFIX, settings
+from tasks.transfer.errors import VolumeError
 from tasks.transfer.volume import Volume
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ def _leave_unfinished() -> None:
         for record in records_of(values).list():
             if record.state is JobState.CANCELLED:
                 volume.remove_job(record.job_id)
-            else:
+                continue
+            # A volume that is gone by now must not keep Redis from being ended.
+            with contextlib.suppress(VolumeError):
                 volume.leave(record.job_id)
 
 
