@@ -118,12 +118,13 @@ class Volume:
         path = self._reservation(destination)
         before: str | None = None
         for _ in range(3):
-            with volume_errors(path), contextlib.suppress(FileNotFoundError):
+            with volume_errors(path):
                 # Suppressed: the last job to end may remove the empty folder in between.
-                make_folder(path.parent)
-                if write_first(path, f"{job_id} {before}" if before else job_id, sync=False):
-                    return before
-            holder, had_it = self._holders(path)
+                with contextlib.suppress(FileNotFoundError):
+                    make_folder(path.parent)
+                    if write_first(path, f"{job_id} {before}" if before else job_id, sync=False):
+                        return before
+                holder, had_it = self._holders(path)
             if holder == job_id:
                 return had_it
             if holder is not None and is_active(holder):
@@ -135,11 +136,12 @@ class Volume:
     def _break(self, path: Path, holder: str | None) -> None:
         """Take a stale reservation away, unless somebody else took it over meanwhile."""
         aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-        with contextlib.suppress(FileNotFoundError):
+        with volume_errors(path), contextlib.suppress(FileNotFoundError):
             path.rename(aside)
             if self._holder(aside) != holder:
                 with contextlib.suppress(FileExistsError):
-                    path.hardlink_to(aside)
+                    if not _link(aside, path):
+                        aside.rename(path)
             aside.unlink()
 
     def release(self, destination: str, job_id: str) -> None:
@@ -231,7 +233,7 @@ class Volume:
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Give a file a second name in the same folder; False where the filesystem has no hard links."""
+    """Give a file a second name, which must be free; False where the filesystem has no hard links."""
     try:
         target.hardlink_to(source)
     except OSError as error:
