@@ -97,6 +97,14 @@ redis.call('EXPIRE', allowed, remembered)
 return 1
 """
 
+# In one step: who was asked to wait for less must not shorten what another was asked just now.
+_COOL_DOWN = """
+local milliseconds = tonumber(ARGV[1])
+if milliseconds > 0 and redis.call('PTTL', KEYS[1]) < milliseconds then
+  redis.call('SET', KEYS[1], 1, 'PX', milliseconds)
+end
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
@@ -176,10 +184,7 @@ class Leases(Client):
 
     def cool_down(self, origin: str, seconds: float) -> None:
         """Have everybody wait before the next connection to an origin, as it has asked for."""
-        key, milliseconds = self.origin_key(origin, "wait"), int(seconds * 1000)
-        with self.translated():
-            if milliseconds > 0 and self._redis.pttl(key) < milliseconds:
-                self._redis.set(key, 1, px=milliseconds)
+        self.run(_COOL_DOWN, keys=[self.origin_key(origin, "wait")], args=[int(seconds * 1000)])
 
     def leases_of(self, progress: Progress) -> tuple[str, str]:
         """The keys of the leases that an attempt's is among: of its job, and of its origin."""
