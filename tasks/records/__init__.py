@@ -28,13 +28,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
 from tasks.records.client import RedisError, without_password
-from tasks.records.jobs import Asked, JobRecords, NewJob
+from tasks.records.jobs import JobRecords, NewJob
 from tasks.records.leases import Lease
 from tasks.records.progress import Progress
-from tasks.records.reading import NoSuchJob
+from tasks.records.reading import Asked, NoSuchJob
 from tasks.records.sendings import Sendings
+from tasks.records.states import States
 from tasks.records.takeovers import Next, Search, TakeOvers
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, Sendings, Attempts, TakeOvers):
+class Records(JobRecords, States, Answers, Sendings, Attempts, TakeOvers):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from dataclasses import dataclass
 
 from pydantic import ValidationError
 
 from tasks.jobs import JobRecord, JobState, WorkerShare
 from tasks.records.client import RedisError
 from tasks.transfer.errors import PermanentError, Side
+from tasks.transfer.manifest import JobSpec
 
 
 class NoSuchJob(PermanentError):
@@ -21,6 +23,15 @@ class NoSuchJob(PermanentError):
     def __str__(self) -> str:
         """Say what to run."""
         return f"There is no job {self.args[0]}. List those there are: orchestrator list"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What was asked for of a job."""
+
+    spec: JobSpec
+    sealed_request: str
+    created_at: float
 
 
 def as_count(value: str | None) -> int | None:
@@ -40,6 +51,16 @@ def as_state(value: str | None) -> JobState | None:
     with contextlib.suppress(ValueError):
         return JobState(value) if value else None
     return None
+
+
+def to_asked(job_id: str, spec: str | None, sealed: str | None, created_at: str | None) -> Asked:
+    """What was asked for, from the fields of a record; `RedisError` if they make no sense."""
+    try:
+        return Asked(JobSpec.model_validate_json(spec or ""), sealed or "", float(created_at or 0))
+    except ValueError:
+        raise RedisError(
+            f"The record of job {job_id} in Redis is damaged: what was asked for is missing."
+        ) from None
 
 
 def to_record(
