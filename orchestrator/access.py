@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from orchestrator import planner
-from tasks.transfer.errors import BadOption, origin_of
+from tasks.transfer.errors import BadOption, BadURL, origin_of
 from tasks.transfer.manifest import Cookie, SourceRequest
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def request_for(url: str, access: Access, *, checksums_url: str | None = None) -
     Raises:
         BadURL, BadOption: something of it makes no sense, or a file cannot be read.
     """
-    planner.check_url(url)
+    _check_url(url)
     parts = urlsplit(url)
     userinfo, at, host = parts.netloc.rpartition("@")
     user = access.user
@@ -77,11 +76,24 @@ def request_for(url: str, access: Access, *, checksums_url: str | None = None) -
 
 
 def _request_for_checksums(checksums_url: str, url: str, access: Access) -> SourceRequest:
-    planner.check_url(checksums_url)
+    _check_url(checksums_url)
     if origin_of(checksums_url) != origin_of(url):
         # The ways there and whom to trust, and nothing that was meant for another.
         access = Access(ca_file=access.ca_file, proxy=access.proxy)
     return request_for(checksums_url, access)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise BadURL("That is not a URL: its host or port makes no sense.") from None
+    if parts.scheme not in ("http", "https"):
+        kind = f"the scheme {parts.scheme!r}" if parts.scheme else "no scheme"
+        raise BadURL(f"A URL with {kind} cannot be downloaded; it must begin with http:// or https://.")
+    if not host or any(char.isspace() or not char.isprintable() for char in url):
+        raise BadURL("That is not a URL: it has no host, or spaces in it.")
 
 
 def _check_headers(headers: Mapping[str, str]) -> None:

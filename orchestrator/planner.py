@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from pathvalidate import sanitize_filename
 
-from tasks.transfer.errors import BadName, BadOption, BadURL
+from tasks.transfer.errors import BadName, BadOption
 from tasks.transfer.manifest import LayoutName, Validator
 
 MIB = 1024 * 1024
@@ -25,24 +25,6 @@ _WANTED_CHUNKS = 64
 MOST_CHUNKS = 1000
 
 _MOST_NAME_BYTES = 255 - len(".download")
-
-
-def check_url(url: str) -> None:
-    """Make sure that a URL can be asked for.
-
-    Raises:
-        BadURL: it is not an absolute http or https URL with a host.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise BadURL("That is not a URL: its host or port makes no sense.") from None
-    if parts.scheme not in ("http", "https"):
-        kind = f"the scheme {parts.scheme!r}" if parts.scheme else "no scheme"
-        raise BadURL(f"A URL with {kind} cannot be downloaded; it must begin with http:// or https://.")
-    if not host or any(char.isspace() or not char.isprintable() for char in url):
-        raise BadURL("That is not a URL: it has no host, or spaces in it.")
 
 
 def check_output(output: str) -> None:

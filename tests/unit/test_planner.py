@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator import planner
-from tasks.transfer.errors import BadName, BadOption, BadURL
+from tasks.transfer.errors import BadName, BadOption
 from tasks.transfer.manifest import LayoutName, Validator
 
 MIB = 1024 * 1024
@@ -85,24 +85,6 @@ def test_what_a_server_offers_is_one_name_that_fits_a_directory(offered):
 def test_a_name_that_leaves_the_volume_is_refused(output):
     with pytest.raises(BadName):
         planner.check_output(output)
-
-
-@pytest.mark.parametrize(
-    "url",
-    [
-        "",
-        "file.iso",
-        "ftp://h/x",
-        "file:///etc/passwd",
-        "http://",
-        "http:///x",
-        "http://h:port/x",
-        "http://a b/",
-    ],
-)
-def test_what_cannot_be_asked_for_is_not_a_url(url):
-    with pytest.raises(BadURL):
-        planner.check_url(url)
 
 
 @pytest.mark.parametrize(
