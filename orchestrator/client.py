@@ -177,6 +177,6 @@ class Orchestrator(Cluster):
             VolumeError: the volume cannot be read.
         """
         volume = Volume(self.settings.volume.absolute())
-        if self._stack is None or not volume.is_worth_keeping(job_id):
+        if not self.is_embedded or not volume.is_worth_keeping(job_id):
             return None
         return volume.job(job_id).path

@@ -27,7 +27,7 @@ class Options(TypedDict, total=False):
     """How a file is to be brought; all have defaults."""
 
     chunk_size_bytes: int | None  #: None: chosen from the file's size
-    connections: int | None  #: the most connections at a time; None: 16
+    connections: int | None  #: the most to the origin, with those of other jobs; None: the workers' setting
     layout: LayoutName | str  #: how parts lie on the volume
     overwrite: bool  #: replace what has the destination's name
     sync: bool  #: have the data on disk before the file is visible

@@ -49,7 +49,7 @@ class Bringing:
         self._ends_seconds = time.monotonic() + host.settings.time_slice_seconds
         self.manifest = self._read_manifest()
         self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
-        self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: no lease is held
+        self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: none had a lease
         self.took_over = False  #: something of a chunk whose message is another
 
     def bring(

@@ -28,7 +28,7 @@ class JobState(enum.StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether it changes only if someone resumes it."""
+        """Whether the job has ended: its record is forgotten after a while, unless someone resumes it."""
         return self in FINAL_STATES
 
 

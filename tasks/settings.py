@@ -66,7 +66,10 @@ class Settings(BaseSettings):
         None, ge=1, le=256, description="processes of one worker that fetch chunks; not set: one a processor"
     )
     connections: int = Field(
-        16, ge=1, le=1024, description="connections to one origin, over all workers and jobs"
+        16,
+        ge=1,
+        le=1024,
+        description="connections to one origin, over all workers and jobs, for jobs that do not say",
     )
     origins: dict[str, OriginLimits] = Field(
         {}, description="limits of single origins, by scheme, host and port"

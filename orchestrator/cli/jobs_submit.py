@@ -36,7 +36,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--connections",
     metavar="N",
     type=click.IntRange(1, 1024),
-    help="At most so many connections to the origin, over all workers and jobs (default: 16).",
+    help="At most so many connections to the origin, over all workers and jobs (default: the workers' setting, 16).",
 )
 @click.option(
     "--layout",
@@ -91,7 +91,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--max-wait",
     metavar="SECONDS",
     type=click.FloatRange(min=0),
-    help="The longest Retry-After to obey (default: 120).",
+    help="The longest Retry-After to obey (default: the workers' setting, 120).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
 @click.option("--no-sync", is_flag=True, help="Do not wait for the disk: faster, lost if the host crashes.")

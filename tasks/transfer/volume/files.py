@@ -117,7 +117,10 @@ def write_whole(path: Path, text: str, *, sync: bool) -> None:
 
 
 def write_first(path: Path, text: str, *, sync: bool) -> bool:
-    """Write a small file, whole or not at all, unless there is one; False then. One of several writers wins."""
+    """Write a small file unless there is one; False then. One of several writers wins.
+
+    Readers see all of it or nothing; without hard links, for a moment, an empty file.
+    """
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.first")
     write_whole(temporary, text, sync=sync)
     try:
