@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
@@ -12,8 +11,6 @@ from tasks.transfer.manifest import LayoutName
 from tasks.transfer.whole_pass import expected_digests
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from tasks.host import Host
     from tasks.transfer.http_source import Probe
     from tasks.transfer.manifest import Manifest
@@ -98,19 +95,6 @@ def adopt(host: Host, wanted: Manifest, probe: Probe, before: str | None) -> Man
     )
     own.write_manifest(adopted)
     return adopted
-
-
-def whole_chunks(folder: JobFolder, manifest: Manifest) -> Mapping[int, tuple[int, Mapping[str, int]]]:
-    """The chunks that need not be fetched: their length in bytes, and who brought them."""
-    wholes = {}
-    for chunk in manifest.chunks():
-        proven = folder.proven(manifest, chunk)
-        if proven.is_whole:
-            by_worker: Counter[str] = Counter()
-            for receipt in proven.receipts:
-                by_worker.update(receipt.brought_bytes)
-            wholes[chunk.number] = (proven.length_bytes, by_worker)
-    return wholes
 
 
 def can_be_gone_on_with(kept: Manifest, wanted: Manifest, probe: Probe) -> bool:

@@ -16,6 +16,7 @@ from tasks.app import PLAN_MANY_TASK, PLAN_TASK, app
 from tasks.host import NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, is_redelivered, shown_as
+from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import NoProgress, TransientError
 
@@ -130,6 +131,9 @@ def _carry_out(here: Host, order: _Order, asked: Asked) -> _Later | None:
         if stopped.reason is not StopReason.JOB_ENDED:
             raise Reject(stopped.reason, requeue=True) from None
         planning.clean_up()
+    except RedisError as error:
+        # No failure of the job's: it stands still now, and the sweep sends it again.
+        logger.warning("plan broken off job=%s error=%s", order.job_id, error)
     except Exception as error:  # noqa: BLE001  (the job must not stay in `planning`, whatever happened)
         planning.give_up(error)
     return None

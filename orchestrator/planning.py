@@ -19,6 +19,7 @@ from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
 from tasks.messages import sending_errors
 from tasks.records import RedisError
+from tasks.restoring import shown_of, whole_chunks
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
 from tasks.transfer.errors import BadOption, DestinationExists, TooLarge, TransientError, origin_of
@@ -210,6 +211,7 @@ class Planning:
             spec=self._spec,
             sealed_request=self._asked.sealed_request,
             created_at=self._asked.created_at,
+            cluster=self._host.cluster,
         )
 
     def _choose_layout(self, manifest: Manifest) -> LayoutName:
@@ -229,7 +231,7 @@ class Planning:
         volume, records, count = self._host.volume, self._host.records, manifest.chunks_count
         kept_bytes = self._folder.kept_bytes(manifest)
         self._show(manifest, {"resumed_bytes": kept_bytes}, forgets_progress=True)
-        records.adopt(self._job_id, adoption.whole_chunks(self._folder, manifest))
+        records.adopt(self._job_id, whole_chunks(self._folder, manifest))
         logger.info("job adopted job=%s bytes=%d", self._job_id, kept_bytes)
         clones = manifest.layout is LayoutName.PARTS and volume.clones(self._job_id)
         needed_bytes = planner.needed_bytes(
@@ -249,14 +251,20 @@ class Planning:
 
     def _send_missing(self, manifest: Manifest) -> None:
         """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
+        with self._host.at_work(self._job_id):
+            self._send_again(manifest)
+
+    def _send_again(self, manifest: Manifest) -> None:
         self._destination = manifest.destination
         with contextlib.suppress(_AlreadyPublished):  # then the merge has only to say so
             self._check_destination(manifest.destination)
         self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
-        manifest = manifest.model_copy(update={"generation": manifest.generation + 1})
+        update = {"generation": manifest.generation + 1, "cluster": self._host.cluster}
+        manifest = manifest.model_copy(update=update)
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
         self._folder.write_manifest(manifest)
+        self._folder.unmark_left()
         missing = self._folder.missing(manifest)
         self._host.records.rejoin(self._job_id, [chunk.number for chunk in missing])
         self._send(manifest)
@@ -282,14 +290,7 @@ class Planning:
         stays: Progress | None = None,
     ) -> None:
         """Put what was decided in the record. The generation stops what still runs for an older one."""
-        fields: dict[str, str | int] = {
-            "path": str(self._host.volume.path_of(manifest.destination)),
-            "chunks_count": manifest.chunks_count,
-            "generation": manifest.generation,
-            **(more or {}),
-        }
-        if manifest.size_bytes is not None:
-            fields["size_bytes"] = manifest.size_bytes
+        fields = {**shown_of(self._host, manifest), **(more or {})}
         if not self._host.records.transition(
             self._job_id,
             JobState.PLANNING,

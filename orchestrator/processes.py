@@ -108,7 +108,6 @@ class Service:
     name: str
     start: Callable[[], Child]
     is_vital: bool = False  #: its end ends all the others; another service's end only restarts it
-    after_death: Callable[[], object] = lambda: None  #: called when it has ended by itself and is not vital
     child: Child | None = field(default=None, init=False)
     began_seconds: float = field(default=0.0, init=False)
     pause_seconds: float = field(default=_FIRST_PAUSE_SECONDS, init=False)
@@ -181,7 +180,6 @@ class Supervisor:
             service.child = None
             service.resumes_seconds = now + service.pause_seconds
             service.pause_seconds = min(service.pause_seconds * 2, _LONGEST_PAUSE_SECONDS)
-            service.after_death()
 
     def _stop(self, signals: int, grace_seconds: float) -> None:
         # First what works, then what it works with: a worker gives its chunks back to Redis.

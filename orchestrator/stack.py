@@ -7,7 +7,6 @@ when the pipe from its parent does: also when the parent was killed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
@@ -19,15 +18,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kombu import pools
-
 from orchestrator import private_redis
 from orchestrator.processes import Service, Supervisor, end_with_parent
 from orchestrator.worker import worker_services
-from tasks.app import PLAN_TASK, make_app
 from tasks.host import records_of
 from tasks.jobs import JobState
-from tasks.messages import sending_errors, shown_as
 from tasks.records import RedisError
 from tasks.settings import ENV_PREFIX, settings
 from tasks.transfer.errors import VolumeError
@@ -74,8 +69,7 @@ def run(
     """
     services = [Service("redis", lambda: private_redis.start(folder), is_vital=True)]
     workers = worker_services(concurrency, processes=settings().processes, loglevel=loglevel)
-    # Flower holds no message: one that cannot start would have all jobs sent anew each time that it is tried again.
-    services += [dataclasses.replace(worker, after_death=_send_again) for worker in workers]
+    services += workers
     if flower_args is not None:
         services.append(Service("flower", lambda: _start_flower(flower_args)))
     # A child's stack ends with all its jobs: there is nobody to whom a worker could give its chunks back.
@@ -96,40 +90,19 @@ def _start_flower(args: list[str]) -> subprocess.Popen[bytes]:
     )
 
 
-def _send_again() -> None:
-    """Send again what a worker process that died may have held; else that would rest until the visibility timeout.
-
-    Right only where one worker serves Redis: what its other processes hold is then sent a second time, and harmless.
-    """
-    values = settings()
-    records, app = records_of(values), make_app(values)
-    try:
-        for record in records.list():
-            if record.state.is_active:
-                shown = shown_as(f"{record.job_id}, again")
-                with sending_errors():
-                    app.send_task(PLAN_TASK, args=(record.job_id,), kwargs={"resends": True}, **shown)
-    except RedisError as error:
-        logger.warning("nothing sent again error=%s", type(error).__name__)
-    finally:
-        # Closed: the process that is forked next must not share a connection.
-        records.close()
-        app.close()
-        pools.reset()
-
-
 def _leave_unfinished() -> None:
     """Say on the volume that nobody is at these jobs any more: with this Redis, that cannot be known otherwise."""
     values = settings()
     volume = Volume(values.volume.absolute())
-    with contextlib.suppress(RedisError):
-        for record in records_of(values).list():
-            if record.state is JobState.CANCELLED:
-                volume.remove_job(record.job_id)
-                continue
-            # A volume that is gone by now must not keep Redis from being ended.
+    # A volume that is gone by now must not keep Redis from being ended.
+    with contextlib.suppress(RedisError, VolumeError):
+        job_ids = volume.job_ids()
+        for job_id, state in zip(job_ids, records_of(values).states(job_ids), strict=True):
             with contextlib.suppress(VolumeError):
-                volume.leave(record.job_id)
+                if state is JobState.CANCELLED:
+                    volume.remove_job(job_id)
+                elif state is not None:
+                    volume.leave(job_id)
 
 
 class PrivateStack:

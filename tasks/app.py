@@ -37,7 +37,7 @@ def make_app(settings: Settings) -> Celery:
     if settings.redis_url is None:
         raise BadOption("ORCHESTRATOR_REDIS_URL is not set: a worker must be told which Redis it serves.")
     url = settings.redis_url.get_secret_value()
-    modules = ["tasks.fetch", "tasks.help", "tasks.merge", "tasks.verify", "orchestrator.plan"]
+    modules = ["tasks.fetch", "tasks.help", "tasks.merge", "tasks.verify", "tasks.sweep", "orchestrator.plan"]
     app = Celery("manyhands", include=modules)
     app.conf.update(
         broker_url=url,

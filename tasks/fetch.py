@@ -15,7 +15,7 @@ from tasks.bringing import Bringing
 from tasks.help import LOOK_SECONDS, send_help
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
-from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, shown_as
+from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, sending_errors, shown_as
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -80,6 +80,9 @@ def fetch_chunk(
     except (TransientError, PlanVoidError) as error:
         delivery.give_lease_back(has_failed=True)
         return delivery.after(error)
+    except RedisError as error:
+        # Nothing is wrong with the chunk: whoever is there when Redis is back goes on with it.
+        raise Reject(type(error).__name__, requeue=True) from None
     except Exception as error:  # noqa: BLE001  (a chord whose header raises never runs its body)
         delivery.give_lease_back()
         return delivery.fail(error)
@@ -183,14 +186,21 @@ class _Delivery:
         # The state first: the chord of the void plan ends too, and its merge must not send again what is missing.
         # From `fetching` only: many chunks find the plan void, and two plans at once would make two manifests of one
         # generation, whose parts could be of two versions.
-        if not self._host.records.transition(self._job_id, JobState.PLANNING, allowed={JobState.FETCHING}):
-            return _ENDED
-        app.send_task(
-            PLAN_TASK,
-            args=(self._job_id,),
-            kwargs={"void_generation": self._generation, "as_stream": as_stream},
-            **shown_as(f"{self._job_id}, anew after {error.code}"),
-        )
+        try:
+            if not self._host.records.transition(
+                self._job_id, JobState.PLANNING, allowed={JobState.FETCHING}
+            ):
+                return _ENDED
+            with sending_errors():
+                app.send_task(
+                    PLAN_TASK,
+                    args=(self._job_id,),
+                    kwargs={"void_generation": self._generation, "as_stream": as_stream},
+                    **shown_as(f"{self._job_id}, anew after {error.code}"),
+                )
+        except RedisError as away:
+            # The sweep sends the void plan's chunks again, and they find that out once more.
+            logger.warning("not planned anew job=%s error=%s", self._job_id, away)
         return {"ok": False, "why": error.code}
 
     def _retry_or_fail(self, error: TransientError | PlanVoidError) -> dict[str, Any]:

@@ -55,9 +55,16 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
         return
     destination, chunks_count = bringing.manifest.destination, bringing.manifest.chunks_count
 
+    def look_again(*, seconds: float, all_done: bool = False) -> None:
+        try:
+            send_help(job_id, generation, destination, seconds=seconds, all_done=all_done)
+        except RedisError as error:
+            # If that leaves nobody at the job, the sweep sees to it.
+            logger.warning("no more help job=%s error=%s", job_id, error)
+
     def send_another() -> None:
         # At once: there may be more than one slow.
-        send_help(job_id, generation, destination, seconds=0)
+        look_again(seconds=0)
 
     try:
         chunks_done = _help(here, bringing, job_id, on_found=send_another)
@@ -70,9 +77,10 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
     is_all = chunks_done >= chunks_count
     if is_all and all_done:
         logger.warning("all parts are there and no merge runs job=%s", job_id)
-        app.send_task(MERGE_TASK, args=(job_id, generation), **shown_as(f"{destination}, late"))
+        with sending_errors():
+            app.send_task(MERGE_TASK, args=(job_id, generation), **shown_as(f"{destination}, late"))
         return
-    send_help(job_id, generation, destination, seconds=LOOK_SECONDS, all_done=is_all)
+    look_again(seconds=LOOK_SECONDS, all_done=is_all)
 
 
 def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[], None]) -> int:

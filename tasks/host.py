@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -25,7 +26,7 @@ from tasks.transfer.volume import Volume
 from tasks.watch import LowSpeed, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tasks.transfer.manifest import JobSpec, Span
 
@@ -56,6 +57,32 @@ class Host:
     volume: Volume
     watch: Watch
     policy: RetryPolicy
+
+    @functools.cached_property
+    def process_name(self) -> str:
+        """A name that no other worker process has or had."""
+        return f"{self.name}/{new_attempt_name()}"
+
+    @functools.cached_property
+    def cluster(self) -> str:
+        """What manifests call the cluster of this process; `RedisError` if that is not known yet.
+
+        It stays the same when Redis is emptied: so the cluster's jobs are known by their manifests.
+        """
+        return self.records.join(secrets.token_hex(8))
+
+    @contextlib.contextmanager
+    def at_work(self, job_id: str) -> Iterator[None]:
+        """Within, others see that somebody plans or merges a job; without Redis nobody sees anything."""
+        with contextlib.suppress(RedisError):
+            self.records.begun(job_id)
+        try:
+            with self.watch.over_job(job_id):
+                yield
+        finally:
+            # Not of a process that dies: then somebody else looks after the job.
+            with contextlib.suppress(RedisError):
+                self.records.ended(job_id)
 
     def source(self, sealed_request: str) -> Source:
         """The file that a sealed request names; `JobUnreadable` if the key is not the submitter's."""

@@ -9,7 +9,8 @@ from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
-from tasks.messages import again, is_redelivered, shown_as
+from tasks.messages import again, is_redelivered, sending_errors, shown_as
+from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.errors import DigestMismatch, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
@@ -39,6 +40,15 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
         generation: the sending it belongs to; an older one than the manifest's is fenced off.
     """
     here = host()
+    try:
+        with here.at_work(job_id):
+            _merge(self, here, job_id, generation)
+    except RedisError as error:
+        # No failure of the job's: it stands still now, and the sweep sends it again.
+        logger.warning("merge broken off job=%s error=%s", job_id, error)
+
+
+def _merge(self: Any, here: Host, job_id: str, generation: int) -> None:
     folder = here.volume.job(job_id)
     manifest = folder.read_manifest()
     if manifest is None and here.records.state(job_id) in (JobState.FETCHING, JobState.MERGING):
@@ -65,6 +75,8 @@ def merge_parts(self: Any, job_id: str, generation: int) -> None:
     except AttemptStopped:
         outcomes.remove_if_cancelled(here, job_id, manifest.destination)
         return
+    except RedisError:
+        raise
     except Exception as error:  # noqa: BLE001  (the job must not stay in `merging`, whatever happened)
         if isinstance(error, DigestMismatch):
             # Another submit of this file must not end here again without having fetched anything.
@@ -81,7 +93,8 @@ def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
     if isinstance(result, Incomplete):
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
         shown = shown_as(f"{job_id}, {len(result.chunks)} missing")
-        app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
+        with sending_errors():
+            app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
         return
     if result.was_followed:
         logger.info("hashed while parts were fetched job=%s", job_id)

@@ -89,6 +89,13 @@ class Settings(BaseSettings):
     backoff_cap_seconds: float = Field(30.0, gt=0, le=60, description="the longest backoff")
     max_wait_seconds: float = Field(120.0, ge=0, le=120, description="the longest Retry-After that is obeyed")
 
+    sweep_seconds: float = Field(
+        5.0, gt=0, le=3600, description="how often a worker looks for jobs that stand still"
+    )
+    stall_seconds: float = Field(
+        10.0, ge=1, le=3600, description="a job at which nobody is for so long is sent again"
+    )
+
     redis_timeout_seconds: float = Field(10.0, gt=0, le=300, description="one call of Redis")
     visibility_timeout_seconds: int = Field(
         900, ge=120, le=900, description="after this a message that no worker acknowledged is sent again"

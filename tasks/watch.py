@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ class Watch:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self._watched: dict[str, _Watched] = {}
+        self._jobs: Counter[str] = Counter()  # that are planned or merged
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self.is_draining = False  #: this worker goes away
@@ -93,11 +95,7 @@ class Watch:
         )
         with self._lock:
             self._watched[attempt.name] = watched
-            if self._thread is None and self._tick_seconds is not None:
-                self._thread = threading.Thread(
-                    target=self._run, args=(self._tick_seconds,), name="watch", daemon=True
-                )
-                self._thread.start()
+            self._begin()
             is_draining = self.is_draining
         if is_draining:
             attempt.stop(AttemptStopped(StopReason.DRAIN))
@@ -107,6 +105,19 @@ class Watch:
             with self._lock:
                 del self._watched[attempt.name]
 
+    @contextmanager
+    def over_job(self, job_id: str) -> Iterator[None]:
+        """Within, go on saying that somebody plans or merges a job."""
+        with self._lock:
+            self._jobs[job_id] += 1
+            self._begin()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._jobs[job_id] -= 1
+                self._jobs += Counter()  # without those at zero
+
     def drain(self) -> None:
         """End all attempts, those that begin from now on included: this worker goes away."""
         with self._lock:
@@ -114,6 +125,14 @@ class Watch:
             watched = list(self._watched.values())
         for each in watched:
             each.attempt.stop(AttemptStopped(StopReason.DRAIN))
+
+    def _begin(self) -> None:
+        """Have the thread run, which is started when it is needed first; the lock is held."""
+        if self._thread is None and self._tick_seconds is not None:
+            self._thread = threading.Thread(
+                target=self._run, args=(self._tick_seconds,), name="watch", daemon=True
+            )
+            self._thread.start()
 
     def _run(self, tick_seconds: float) -> None:
         while True:
@@ -128,7 +147,8 @@ class Watch:
         """Look once at all attempts."""
         with self._lock:
             watched = list(self._watched.values())
-        if not watched:
+            job_ids = list(self._jobs)
+        if not watched and not job_ids:
             return
         now = self._clock()
         for each in watched:
@@ -138,7 +158,9 @@ class Watch:
             _measure(each, now)
         reports = {each.attempt.name: each.progress() for each in watched}
         try:
-            standings = self._records.report(reports.values())
+            if job_ids:
+                self._records.goes_on(job_ids)
+            standings = self._records.report(reports.values()) if reports else {}
         except RedisError as error:
             # Redis is a view: without it the bytes go on coming.
             if not self._redis_is_away:
@@ -162,6 +184,8 @@ class Watch:
 
 def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:
     """End an attempt that has to end, and let it know where its span does."""
+    if standing.state is None:
+        return  # Redis was emptied: what is fetched goes on, and the job's record comes back from the volume
     if standing.state not in FETCHING_STATES or standing.generation > report.generation:
         attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
     elif standing.is_done:

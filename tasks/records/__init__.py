@@ -6,6 +6,12 @@ a byte: the volume is the truth, and who submits the URL again goes on with it. 
 Keys, behind the prefix:
 
     jobs                    sorted set: job ids by time of submit
+    active                  set: ids of the jobs that have not ended and are not paused
+    stalls                  hash: id of such a job -> what had come of it, since when, how often it was sent again in
+                            vain, how many workers died planning or merging it
+    sweep:<what>            set for as long as nobody else is to sweep jobs, or the volume
+    names                   set: what manifests call this cluster; more than one after Redis was emptied
+    workers                 sorted set: worker processes by the time until which they are believed to live
     job:<id>                hash: the record's fields, ``at:<state>`` times, the sealed request
     job:<id>:bytes          hash: span -> bytes done; a repeated report changes nothing
     job:<id>:done           set: numbers of chunks that have a receipt
@@ -19,6 +25,7 @@ Keys, behind the prefix:
     origin:<origin>:wait    set while the origin has asked everybody to wait
     origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
     answer:<token>          list: a worker's answer to a question, for a while
+    job:<id>:busy           set while somebody plans or merges it
     job:<id>:changes        channel: a message at each change of state
 
 A span is written as its chunk's number, with ``+`` and its start where that is not the chunk's: ``12+5242880``.
@@ -37,6 +44,7 @@ from tasks.records.progress import Progress
 from tasks.records.reading import Asked, NoSuchJob
 from tasks.records.sendings import Sendings
 from tasks.records.states import States
+from tasks.records.sweeps import Sweeps
 from tasks.records.takeovers import Next, Search, TakeOvers
 
 if TYPE_CHECKING:
@@ -57,7 +65,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, States, Answers, Sendings, Attempts, TakeOvers):
+class Records(JobRecords, States, Answers, Sendings, Sweeps, Attempts, TakeOvers):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

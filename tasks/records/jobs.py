@@ -10,10 +10,22 @@ from tasks.records.client import Client
 from tasks.records.reading import NoSuchJob, to_asked, to_record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tasks.records.reading import Asked
     from tasks.transfer.manifest import JobSpec
+
+
+# In one step: whoever waits for the job may record it anew too, and what came of that must not be undone.
+_RESTORE = """
+local job, jobs, active = unpack(KEYS)
+local id, created_at, state, is_active = unpack(ARGV)
+if redis.call('EXISTS', job) == 1 then return 0 end
+redis.call('HSET', job, 'state', state, unpack(ARGV, 5))
+redis.call('ZADD', jobs, created_at, id)
+if is_active == '1' then redis.call('SADD', active, id) end
+return 1
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +55,40 @@ class JobRecords(Client):
                 }
                 pipe.hset(self.key(job.job_id), mapping=fields | self.deadline(job.spec))
                 pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
+                pipe.sadd(f"{self.prefix}active", job.job_id)
             pipe.execute()
+
+    def restore(
+        self, job: NewJob, state: JobState, *, created_at: float, fields: Mapping[str, str | int]
+    ) -> bool:
+        """Record a job anew that Redis has lost; False if there is a record.
+
+        Args:
+            job: what was asked for.
+            state: what to record it in.
+            created_at: when it was submitted, in seconds since the epoch.
+            fields: more of the record.
+        """
+        all_fields = {
+            "url": job.url,
+            "spec": job.spec.model_dump_json(),
+            "request": job.sealed_request,
+            "created_at": repr(created_at),
+            **fields,
+        }
+        return bool(
+            self.run(
+                _RESTORE,
+                keys=[self.key(job.job_id), f"{self.prefix}jobs", f"{self.prefix}active"],
+                args=[
+                    job.job_id,
+                    created_at,
+                    state.value,
+                    int(state.is_active),
+                    *(item for pair in all_fields.items() for item in pair),
+                ],
+            )
+        )
 
     def deadline(self, spec: JobSpec) -> dict[str, str]:
         """The field of the record that says when a job of this spec has to be done, by Redis's clock."""

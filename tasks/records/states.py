@@ -24,15 +24,19 @@ _KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
 # A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
 # each that may changes.
 _TRANSITION = """
-local allowed, to, age, asks, forgets, stays_at, stays = unpack(ARGV)
+local allowed, to, age, asks, forgets, stays_at, stays, is_active = unpack(ARGV)
+local active, stalls = KEYS[#KEYS - 1], KEYS[#KEYS]
 local changed = {}
-for first = 1, #KEYS, 8 do
+for first = 1, #KEYS - 2, 8 do
   local job, changes, bytes, done, shares, stops, speeds, help = unpack(KEYS, first, first + 7)
   local state = redis.call('HGET', job, 'state')
   if not state or not string.find(allowed, '|' .. state .. '|', 1, true) then
     table.insert(changed, 0)
   else
-    redis.call('HSET', job, 'state', to, unpack(ARGV, 8))
+    redis.call('HSET', job, 'state', to, unpack(ARGV, 9))
+    local id = string.match(job, '%x+$')
+    redis.call(is_active == '1' and 'SADD' or 'SREM', active, id)
+    if is_active == '0' then redis.call('HDEL', stalls, id) end
     redis.call('PUBLISH', changes, to)
     if forgets == '1' then
       redis.call('DEL', bytes, done, shares, stops, speeds, help)
@@ -109,7 +113,11 @@ class States(Client):
         stays_at, holder = (str(stays.span), stays.holder) if stays is not None else ("", "")
         answers: list[Any] = self.run(
             _TRANSITION,
-            keys=[self.key(job_id, kind) for job_id in job_ids for kind in ("", "changes", *_KINDS)],
+            keys=[
+                *(self.key(job_id, kind) for job_id in job_ids for kind in ("", "changes", *_KINDS)),
+                f"{self.prefix}active",
+                f"{self.prefix}stalls",
+            ],
             args=[
                 f"|{'|'.join(allowed)}|",
                 to.value,
@@ -118,6 +126,7 @@ class States(Client):
                 int(forgets_progress),
                 stays_at,
                 holder,
+                int(to.is_active),
                 f"at:{to}",
                 repr(time.time()),
                 *(str(item) for pair in fields.items() for item in pair),

@@ -149,6 +149,7 @@ class Manifest(_Stored):
     spec: JobSpec
     sealed_request: str  #: a `SourceRequest` as `tasks.sealing` stores it
     created_at: float  #: seconds since the epoch
+    cluster: str = ""  #: names the Redis that knows of the job
 
     @property
     def origin(self) -> str:

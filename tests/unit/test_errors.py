@@ -31,6 +31,7 @@ EXAMPLES = {
     "VolumeFailed": ("/v", "Input/output error"),
     "FileUnreadable": ("/v/x", "Input/output error"),
     "DestinationBusy": ("/v/x", "3f9a1c27d0b4"),
+    "SentInVain": ("3f9a1c27d0b4", 8, 5),
 }
 
 

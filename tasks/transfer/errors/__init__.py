@@ -15,7 +15,7 @@
         │                    RedirectRefused, NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
         │                    FileUnreadable, DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
-        ├── JobUnreadable, JobTimedOut
+        ├── JobUnreadable, JobTimedOut, SentInVain
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
 Arguments are positional and JSON-able: Celery rebuilds an error as ``cls(*args)``.
@@ -44,6 +44,7 @@ from tasks.transfer.errors.permanent import (
     JobUnreadable,
     PermanentError,
     SecretKeyMissing,
+    SentInVain,
     UsageError,
 )
 from tasks.transfer.errors.transient import (
@@ -94,6 +95,7 @@ __all__ = [
     "RedirectRefused",
     "ResponseTruncated",
     "SecretKeyMissing",
+    "SentInVain",
     "Side",
     "SourceChanged",
     "SourceRefused",

@@ -40,6 +40,22 @@ class JobTimedOut(PermanentError):
         )
 
 
+class SentInVain(PermanentError):
+    """Nothing came of a job, though what it misses was sent again and again: its workers die, or hang."""
+
+    def __init__(self, job_id: str, times: int, deaths: int) -> None:
+        super().__init__(job_id, times, deaths)
+        self.job_id, self.times, self.deaths = job_id, times, deaths
+
+    def __str__(self) -> str:
+        """Say what is known, what was kept, and where to look."""
+        died = f", and {self.deaths} workers died planning or merging it" if self.deaths else ""
+        return (
+            f"Nothing has come of job {self.job_id}, though it was sent to workers {self.times} times{died}. What came "
+            f"before is kept. Look at the workers' logs; then: orchestrator resume {self.job_id}"
+        )
+
+
 class UsageError(PermanentError):
     """What was asked for makes no sense; the one argument is the sentence."""
 

@@ -195,15 +195,27 @@ class JobFolder:
                     latest = max(latest or 0.0, path.stat().st_mtime)
         return latest
 
-    def mark_left(self) -> None:
-        """Say that nobody is at the job any more, so that another may go on with it at once."""
+    def mark_left(self, why: str = "ended") -> None:
+        """Say that nobody is at the job any more, so that another may go on with it at once; and in a word why."""
         with volume_errors(self.path):
-            (self.path / _LEFT).touch()
+            write_whole(self.path / _LEFT, why, sync=False)
+
+    def unmark_left(self) -> None:
+        """Say that the job goes on; harmless if nobody said anything else."""
+        with volume_errors(self.path):
+            (self.path / _LEFT).unlink(missing_ok=True)
+
+    @property
+    def left_as(self) -> str | None:
+        """Why nobody is at the job any more; None: somebody may be."""
+        with volume_errors(self.path), contextlib.suppress(FileNotFoundError):
+            return (self.path / _LEFT).read_text(errors="replace")
+        return None
 
     @property
     def is_left(self) -> bool:
-        """Whether that was said."""
-        return (self.path / _LEFT).exists()
+        """Whether nobody is at the job any more."""
+        return self.left_as is not None
 
     def move_to(self, other: JobFolder) -> bool:
         """Hand all of it to another job, which has an empty folder; False if somebody else was quicker.

@@ -76,6 +76,13 @@ class Volume:
             raise BadName(f"{job_id[:40]!r} is not a job id.")
         return JobFolder(self.root / FOLDER_NAME / job_id)
 
+    def job_ids(self) -> list[str]:
+        """The jobs that have a folder."""
+        with volume_errors(self.root), contextlib.suppress(FileNotFoundError):
+            names = os.listdir(self.root / FOLDER_NAME)  # noqa: PTH208  (names alone: there may be thousands)
+            return sorted(name for name in names if _JOB_ID.fullmatch(name))
+        return []
+
     def path_of(self, destination: str) -> Path:
         """The absolute path of a destination.
 

@@ -1,0 +1,225 @@
+"""What the sweep needs to know of all jobs, and the lease that has one process at a time ask for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.records.client import Client
+from tasks.records.waiting import jobs_of, later_jobs_of
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+#: kombu keeps the messages of each priority in a list of its own: of the first under the queue's name.
+_PRIORITY_SUFFIXES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
+#: Messages that are read at once.
+_PAGE = 1000
+#: For so long a worker process is believed to live, and one that plans or merges to be at it.
+_ALIVE_SECONDS = 10
+#: For so long after a worker's death it is taken into account that messages may have died with it: as long as the
+#: longest countdown.
+_DEATH_COUNTS_SECONDS = 60
+
+# Nothing moves, nobody is at it: no lease, no plan, no merge. By Redis's own clock, so that it does not matter which
+# host looks. What was sent in vain for the first time is sent again as soon, then after twice as long each time.
+_STALLED = """
+local stalls, active = KEYS[1], KEYS[2]
+local now = redis.call('TIME')[1] + 0
+local found, overdue = {}, {}
+for index = 3, #ARGV do
+  local id, first = ARGV[index], 3 + (index - 3) * 5
+  local job, bytes, done, leases, busy = unpack(KEYS, first, first + 4)
+  local state, retries, ends_at = unpack(redis.call('HMGET', job, 'state', 'retries_count', 'ends_at'))
+  if not state then
+    redis.call('SREM', active, id)
+    redis.call('HDEL', stalls, id)
+  else
+    local sum = 0
+    for _, count in ipairs(redis.call('HVALS', bytes)) do sum = sum + (tonumber(count) or 0) end
+    local seen = string.format('%.0f/%d/%s', sum, redis.call('SCARD', done), retries or 0)
+    local is_busy = redis.call('EXISTS', busy) == 1 or redis.call('ZCOUNT', leases, now, '+inf') > 0
+    local before, since, tries, deaths = string.match(
+      redis.call('HGET', stalls, id) or '', '^(%S+) (%d+) (%d+) (%d+)$')
+    if before ~= seen then
+      redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' 0 0')
+    elseif is_busy then
+      redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' ' .. tries .. ' ' .. deaths)
+    elseif now - since >= ARGV[1] * 2 ^ math.max(0, tries - 1) then
+      table.insert(found, id)
+    end
+    if ends_at and now > tonumber(ends_at) + ARGV[2] then table.insert(overdue, id) end
+  end
+end
+return {found, overdue}
+"""
+
+# Until then it is let be.
+_LOOKED_AT = """
+local before, since, tries, deaths = string.match(
+  redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%S+) (%d+) (%d+) (%d+)$')
+if not before then return {0, 0} end
+if ARGV[2] == '1' then
+  tries = tries + 1
+  if redis.call('HDEL', KEYS[2], 'doing') == 1 then deaths = deaths + 1 end
+end
+redis.call('HSET', KEYS[1], ARGV[1],
+  string.format('%s %d %d %d', before, redis.call('TIME')[1], tries, deaths))
+return {tonumber(tries), tonumber(deaths)}
+"""
+
+# Of a job whose record is gone, nothing must come into being.
+_BEGUN = """
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'doing', 1) end
+redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
+"""
+
+_ALIVE = """
+local now = redis.call('TIME')[1] + 0
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+"""
+
+
+_JOIN = """
+local name = redis.call('SRANDMEMBER', KEYS[1])
+if not name then
+  name = ARGV[1]
+  redis.call('SADD', KEYS[1], name)
+end
+return name
+"""
+
+
+class Sweeps(Client):
+    """The view of all jobs."""
+
+    def may_sweep(self, what: str, seconds: float) -> bool:
+        """Whether nobody has begun a sweep of jobs, or of the volume, for so many seconds: who asks, does now."""
+        key = f"{self.prefix}sweep:{what}"
+        with self.translated():
+            return bool(self._redis.set(key, 1, nx=True, px=max(1, int(seconds * 1000))))
+
+    def join(self, name: str) -> str:
+        """A name of this cluster, which manifests carry: one that it has, or, if it has none, this one."""
+        found: str = self.run(_JOIN, keys=[f"{self.prefix}names"], args=[name])
+        return found
+
+    def names(self, name: str) -> tuple[set[str], bool]:
+        """All names of this cluster; and whether this one, which it had, was not among them: Redis was emptied.
+
+        It has more than one where, after that, a new worker process was quicker than one that knew the name.
+        """
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.sadd(f"{self.prefix}names", name)
+            pipe.smembers(f"{self.prefix}names")
+            added, names = pipe.execute()
+        return set(names), bool(added)
+
+    def is_alive(self, worker: str) -> None:
+        """Say that a worker process lives; to be said again within `_ALIVE_SECONDS`."""
+        self.run(_ALIVE, keys=[f"{self.prefix}workers"], args=[worker, _ALIVE_SECONDS, _DEATH_COUNTS_SECONDS])
+
+    def has_ended(self, worker: str) -> None:
+        """Say that a worker process ends in order, and gave back what it had."""
+        with self.translated():
+            self._redis.zrem(f"{self.prefix}workers", worker)
+
+    def somebody_died(self) -> bool:
+        """Whether a worker process has not been heard of for a while, and did not end in order."""
+        with self.translated():
+            seconds, _ = self._redis.time()
+            return bool(self._redis.zcount(f"{self.prefix}workers", "-inf", seconds))
+
+    def begun(self, job_id: str) -> None:
+        """Say that somebody begins to plan or to merge a job."""
+        self.run(_BEGUN, keys=[self.key(job_id), self.key(job_id, "busy")], args=[_ALIVE_SECONDS])
+
+    def goes_on(self, job_ids: Iterable[str]) -> None:
+        """Say that they are still at it; to be said again within `_ALIVE_SECONDS`."""
+        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
+            for job_id in job_ids:
+                pipe.set(self.key(job_id, "busy"), 1, ex=_ALIVE_SECONDS)
+            pipe.execute()
+
+    def ended(self, job_id: str) -> None:
+        """Say that this has ended, well or badly."""
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(self.key(job_id, "busy"))
+            pipe.hdel(self.key(job_id), "doing")
+            pipe.execute()
+
+    def active(self) -> list[str]:
+        """The jobs that have not ended and are not paused."""
+        with self.translated():
+            return sorted(self._redis.smembers(f"{self.prefix}active"))
+
+    def stalled(
+        self, job_ids: Sequence[str], *, seconds: float, grace_seconds: float
+    ) -> tuple[list[str], list[str]]:
+        """Those of these jobs at which nobody has been and nothing has moved for so long.
+
+        Args:
+            job_ids: active ones.
+            seconds: how long.
+            grace_seconds: how much later than its deadline a job is taken for overdue.
+
+        Returns:
+            Those; and those whose own time has passed.
+        """
+        kinds = ("", "bytes", "done", "leases", "busy")
+        found, overdue = self.run(
+            _STALLED,
+            keys=[
+                f"{self.prefix}stalls",
+                f"{self.prefix}active",
+                *(self.key(job_id, kind) for job_id in job_ids for kind in kinds),
+            ],
+            args=[seconds, grace_seconds, *job_ids],
+        )
+        return found, overdue
+
+    def looked_at(self, job_id: str, *, is_sent_again: bool) -> tuple[int, int]:
+        """Have a stalled job left alone for a while, because a message waits for it or is sent again.
+
+        Returns:
+            How often it was sent again without anything coming of it; and how often a worker had died meanwhile that
+            planned or merged it.
+        """
+        tries, deaths = self.run(
+            _LOOKED_AT,
+            keys=[f"{self.prefix}stalls", self.key(job_id)],
+            args=[job_id, int(is_sent_again)],
+        )
+        return tries, deaths
+
+    def awaited(self, queues: Iterable[str], tasks: Collection[str], *, counts_countdowns: bool) -> set[str]:
+        """The jobs that a message waits for: in a queue, or in a worker that has it until its time comes.
+
+        A message that a worker has, and whose time has come, says nothing: the worker may be gone.
+
+        Args:
+            queues: Celery's.
+            tasks: names of those whose first argument is a job's id, or a list of such.
+            counts_countdowns: whether the workers that have messages whose time will come are alive.
+        """
+        waiting: set[str] = set()
+        for queue in queues:
+            for suffix in _PRIORITY_SUFFIXES:
+                self._add_waiting(waiting, f"{self.prefix}{queue}{suffix}", tasks)
+        if counts_countdowns:
+            with self.translated():
+                seconds, _ = self._redis.time()
+                for _, text in self._redis.hscan_iter(f"{self.prefix}unacked", count=_PAGE):
+                    waiting.update(later_jobs_of(text, tasks, seconds))
+        return waiting
+
+    def _add_waiting(self, waiting: set[str], key: str, tasks: Collection[str]) -> None:
+        first = 0
+        while True:
+            with self.translated():
+                texts = self._redis.lrange(key, first, first + _PAGE - 1)
+            for text in texts:
+                waiting.update(jobs_of(text, tasks))
+            if len(texts) < _PAGE:
+                return
+            first += _PAGE

@@ -1,0 +1,70 @@
+"""Jobs that Redis has lost: recorded anew from what is on the volume."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from tasks.jobs import JobState
+from tasks.records import NewJob
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from tasks.host import Host
+    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.volume import JobFolder
+
+logger = logging.getLogger(__name__)
+
+
+def restore(host: Host, job_id: str, *, clusters: Collection[str] | None) -> bool:
+    """Record a job anew that Redis does not know; whether it is one that is to go on now.
+
+    Args:
+        host: whose volume and records.
+        job_id: which.
+        clusters: it must be of one of these, by its manifest; None: it may be anybody's.
+    """
+    folder = host.volume.job(job_id)
+    manifest = folder.read_manifest()
+    if manifest is None or manifest.job_id != job_id:
+        return False
+    if clusters is not None and manifest.cluster not in clusters:
+        return False
+    left = folder.left_as
+    if left is not None and left != JobState.PAUSED:
+        return False
+    state = JobState.PLANNING if left is None else JobState.PAUSED
+    new = NewJob(job_id, manifest.source_name, manifest.spec, manifest.sealed_request)
+    if not host.records.restore(new, state, created_at=manifest.created_at, fields=shown_of(host, manifest)):
+        return False
+    host.records.adopt(job_id, whole_chunks(folder, manifest))
+    logger.warning("a job that Redis does not know is recorded anew job=%s state=%s", job_id, state)
+    return left is None
+
+
+def shown_of(host: Host, manifest: Manifest) -> dict[str, str | int]:
+    """What a record shows of a plan."""
+    fields: dict[str, str | int] = {
+        "path": str(host.volume.path_of(manifest.destination)),
+        "chunks_count": manifest.chunks_count,
+        "generation": manifest.generation,
+    }
+    if manifest.size_bytes is not None:
+        fields["size_bytes"] = manifest.size_bytes
+    return fields
+
+
+def whole_chunks(folder: JobFolder, manifest: Manifest) -> Mapping[int, tuple[int, Mapping[str, int]]]:
+    """The chunks that need not be fetched: their length in bytes, and who brought them."""
+    wholes = {}
+    for chunk in manifest.chunks():
+        proven = folder.proven(manifest, chunk)
+        if proven.is_whole:
+            by_worker: Counter[str] = Counter()
+            for receipt in proven.receipts:
+                by_worker.update(receipt.brought_bytes)
+            wholes[chunk.number] = (proven.length_bytes, by_worker)
+    return wholes

@@ -1,0 +1,178 @@
+"""The sweep: what is lost between workers, messages and Redis is found and sent again."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import psutil
+import pytest
+
+from orchestrator.submission import Wanted, new_job
+from support.cluster import Cluster
+from support.files import MIB, wait_until_clean
+from support.origin import origin
+from support.tools import wait_until
+from tasks.jobs import JobState
+
+CONTENT = random.Random(11).randbytes(12 * MIB + 7)
+CHUNK_BYTES = 1 * MIB
+#: Quick, so that a test of what takes 15 seconds elsewhere takes three.
+QUICK = {"ORCHESTRATOR_SWEEP_SECONDS": "0.5", "ORCHESTRATOR_STALL_SECONDS": "2"}
+
+
+@pytest.fixture
+def served():
+    with origin(CONTENT) as one:
+        one.bytes_per_second = MIB
+        yield one
+
+
+def start(one: Cluster, *args: str):
+    return one.start_worker("--concurrency", "4", "--processes", "1", *args, **QUICK)
+
+
+def kill(worker) -> None:
+    children = psutil.Process(worker.pid).children(recursive=True)
+    worker.kill()
+    for child in children:
+        child.kill()
+    worker.wait()
+
+
+def keys_of_queues(one: Cluster) -> list[str]:
+    found = []
+    for kind in ("chunks", "merge", "control", "unacked"):
+        found += one.redis.client().keys(f"manyhands:{kind}*")
+    return found
+
+
+def is_right(one: Cluster) -> bool:
+    return (one.volume / "big.bin").read_bytes() == CONTENT
+
+
+def test_a_job_whose_worker_was_killed_is_gone_on_with_by_the_next(empty_cluster: Cluster, served):
+    first = start(empty_cluster)
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().bytes_done > 3 * MIB, what="some bytes")
+        kill(first)
+        start(empty_cluster)
+        record = job.wait(90)
+    assert is_right(empty_cluster)
+    assert record.chunks_done == record.chunks_count == 13
+    wait_until_clean(empty_cluster.volume)
+
+
+@pytest.mark.parametrize("kinds", [["chunks"], ["chunks", "unacked"]])
+def test_messages_that_vanish_are_sent_again(empty_cluster: Cluster, served, kinds):
+    start(empty_cluster)
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
+        client = empty_cluster.redis.client()
+        gone = [key for key in keys_of_queues(empty_cluster) for kind in kinds if f":{kind}" in key]
+        assert client.delete(*gone)
+        record = job.wait(90)
+    assert is_right(empty_cluster)
+    assert record.state_times[JobState.PLANNING] > record.state_times[JobState.QUEUED] + 2, "sent again"
+    wait_until_clean(empty_cluster.volume)
+
+
+def test_a_submitter_that_died_before_it_sent_the_plan_is_made_good(empty_cluster: Cluster, served):
+    start(empty_cluster)
+    with empty_cluster.orchestrator() as orchestrator:
+        new = new_job(Wanted(served.url), orchestrator.settings.secret_key, {})
+        orchestrator.records.create([new], now=time.time())
+        orchestrator.job(new.job_id).wait(60)
+    assert is_right(empty_cluster)
+    wait_until_clean(empty_cluster.volume)
+
+
+def test_a_merge_whose_message_vanished_runs(empty_cluster: Cluster, served):
+    served.bytes_per_second = None
+    planner = empty_cluster.start_worker("--queues", "control", **QUICK)
+    empty_cluster.start_worker("--queues", "chunks", "--processes", "1", **QUICK)
+    client = empty_cluster.redis.client()
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: client.llen("manyhands:merge"), what="the message of the merge")
+        kill(planner)  # it would send the job again while there is nobody to merge it
+        client.delete("manyhands:merge")
+        start(empty_cluster)
+        job.wait(60)
+    assert is_right(empty_cluster)
+    assert served.served_bytes < len(CONTENT) + 2 * MIB
+    wait_until_clean(empty_cluster.volume)
+
+
+def test_an_emptied_redis_costs_what_was_in_flight(empty_cluster: Cluster, served):
+    start(empty_cluster)
+    client = empty_cluster.redis.client()
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().bytes_done > 4 * MIB, what="some bytes")
+        client.flushall()
+        wait_until(lambda: client.exists(f"manyhands:job:{job.job_id}"), what="the record")
+        record = job.wait(60)
+    assert is_right(empty_cluster)
+    assert record.url == served.url
+    assert record.chunks_done == record.chunks_count == 13
+    assert record.bytes_done == len(CONTENT) == sum(share.bytes for share in record.workers.values())
+    print("refetched", served.served_bytes - len(CONTENT))
+    wait_until_clean(empty_cluster.volume)
+
+
+def test_what_is_paused_stays_so_when_redis_is_emptied(empty_cluster: Cluster, served):
+    start(empty_cluster)
+    client = empty_cluster.redis.client()
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
+        assert job.pause()
+        folder = empty_cluster.volume / ".orchestrator" / job.job_id
+        wait_until(lambda: (folder / "left").exists(), what="the mark on the volume")
+        client.flushall()
+        wait_until(lambda: client.exists(f"manyhands:job:{job.job_id}"), what="the record")
+        assert job.status().state is JobState.PAUSED
+        assert job.resume()
+        job.wait(60)
+    assert is_right(empty_cluster)
+    wait_until_clean(empty_cluster.volume)
+
+
+def test_a_job_that_waits_for_its_turn_is_let_be(empty_cluster: Cluster, served):
+    """Its messages are in the queue: sent again, they would be there twice."""
+    empty_cluster.start_worker("--queues", "control,merge", **QUICK)
+    client = empty_cluster.redis.client()
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().state is JobState.FETCHING)
+        queued = client.llen("manyhands:chunks")
+        # Looked at as one that stands still, and each time found to be waited for.
+        for _ in range(3):
+            seen = client.hget("manyhands:stalls", job.job_id)
+            wait_until(
+                lambda seen=seen: client.hget("manyhands:stalls", job.job_id) != seen, what="a look"
+            )
+        assert client.llen("manyhands:chunks") == queued == 13
+        assert client.hget(f"manyhands:job:{job.job_id}", "generation") == "1"
+        empty_cluster.start_worker("--queues", "chunks", "--processes", "1", **QUICK)
+        job.wait(60)
+    assert is_right(empty_cluster)
+
+
+def test_a_job_of_another_cluster_on_the_same_volume_is_not_touched(empty_cluster: Cluster, served):
+    first = start(empty_cluster)
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
+        kill(first)
+    client = empty_cluster.redis.client()
+    client.flushall()  # nobody is left who knows what this cluster was called
+    start(empty_cluster)
+    wait_until(lambda: not client.exists("manyhands:sweep:volume"), what="the end of the first look")
+    wait_until(lambda: client.exists("manyhands:sweep:volume"), what="the second look")
+    wait_until(lambda: not client.exists("manyhands:sweep:volume"), what="the end of the second look")
+    assert not client.exists(f"manyhands:job:{job.job_id}")
+    assert not (empty_cluster.volume / "big.bin").exists()
