@@ -19,7 +19,7 @@ from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
 from tasks.messages import sending_errors
 from tasks.records import RedisError
-from tasks.restoring import shown_of, whole_chunks
+from tasks.restoring import receipts_of_whole_chunks, shown_of
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
 from tasks.transfer.errors import BadOption, DestinationExists, TooLarge, TransientError, origin_of
@@ -231,7 +231,7 @@ class Planning:
         volume, records, count = self._host.volume, self._host.records, manifest.chunks_count
         kept_bytes = self._folder.kept_bytes(manifest)
         self._show(manifest, {"resumed_bytes": kept_bytes}, forgets_progress=True)
-        records.adopt(self._job_id, whole_chunks(self._folder, manifest))
+        records.adopt(self._job_id, receipts_of_whole_chunks(self._folder, manifest))
         logger.info("job adopted job=%s bytes=%d", self._job_id, kept_bytes)
         clones = manifest.layout is LayoutName.PARTS and volume.clones(self._job_id)
         needed_bytes = planner.needed_bytes(

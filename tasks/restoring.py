@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
 from tasks.records import NewJob
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from tasks.host import Host
-    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.manifest import Manifest, Receipt
     from tasks.transfer.volume import JobFolder
 
 logger = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def restore(host: Host, job_id: str, *, clusters: Collection[str] | None) -> boo
     new = NewJob(job_id, manifest.source_name, manifest.spec, manifest.sealed_request)
     if not host.records.restore(new, state, created_at=manifest.created_at, fields=shown_of(host, manifest)):
         return False
-    host.records.adopt(job_id, whole_chunks(folder, manifest))
+    host.records.adopt(job_id, receipts_of_whole_chunks(folder, manifest))
     logger.warning("a job that Redis does not know is recorded anew job=%s state=%s", job_id, state)
     return left is None
 
@@ -57,14 +56,11 @@ def shown_of(host: Host, manifest: Manifest) -> dict[str, str | int]:
     return fields
 
 
-def whole_chunks(folder: JobFolder, manifest: Manifest) -> Mapping[int, tuple[int, Mapping[str, int]]]:
-    """The chunks that need not be fetched: their length in bytes, and who brought them."""
-    wholes = {}
+def receipts_of_whole_chunks(folder: JobFolder, manifest: Manifest) -> list[Receipt]:
+    """The receipts of the chunks that need not be fetched."""
+    receipts: list[Receipt] = []
     for chunk in manifest.chunks():
         proven = folder.proven(manifest, chunk)
         if proven.is_whole:
-            by_worker: Counter[str] = Counter()
-            for receipt in proven.receipts:
-                by_worker.update(receipt.brought_bytes)
-            wholes[chunk.number] = (proven.length_bytes, by_worker)
-    return wholes
+            receipts += proven.receipts
+    return receipts

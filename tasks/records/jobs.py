@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs import JobRecord, JobState
 from tasks.records.client import Client
 from tasks.records.reading import NoSuchJob, to_asked, to_record
+from tasks.records.states import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,8 @@ local job, jobs, active = unpack(KEYS)
 local id, created_at, state, is_active = unpack(ARGV)
 if redis.call('EXISTS', job) == 1 then return 0 end
 redis.call('HSET', job, 'state', state, unpack(ARGV, 5))
+-- What was reported while there was no record was to be forgotten soon.
+for index = 4, #KEYS do redis.call('PERSIST', KEYS[index]) end
 redis.call('ZADD', jobs, created_at, id)
 if is_active == '1' then redis.call('SADD', active, id) end
 return 1
@@ -79,7 +82,12 @@ class JobRecords(Client):
         return bool(
             self.run(
                 _RESTORE,
-                keys=[self.key(job.job_id), f"{self.prefix}jobs", f"{self.prefix}active"],
+                keys=[
+                    self.key(job.job_id),
+                    f"{self.prefix}jobs",
+                    f"{self.prefix}active",
+                    *(self.key(job.job_id, kind) for kind in KINDS),
+                ],
                 args=[
                     job.job_id,
                     created_at,

@@ -10,7 +10,9 @@ from tasks.records.late import GO_WITH
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Sequence
+
+    from tasks.transfer.manifest import Receipt
 
 _ADOPTED = GO_WITH + "go_with(KEYS[1], {unpack(KEYS, 2)})"
 
@@ -18,15 +20,16 @@ _ADOPTED = GO_WITH + "go_with(KEYS[1], {unpack(KEYS, 2)})"
 class Sendings(Client):
     """The beginnings of a job's sendings."""
 
-    def adopt(self, job_id: str, wholes: Mapping[int, tuple[int, Mapping[str, int]]]) -> None:
-        """Store what an earlier job had left: by chunk, its length in bytes and who brought them."""
-        if not wholes:
+    def adopt(self, job_id: str, receipts: Sequence[Receipt]) -> None:
+        """Store what is there of a job that Redis knows nothing of: the receipts of its whole chunks."""
+        if not receipts:
             return
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            for number, (length_bytes, by_worker) in wholes.items():
-                pipe.hset(self.key(job_id, "bytes"), str(Span(number)), length_bytes)
-                pipe.hset(self.key(job_id, "shares"), str(Span(number)), json.dumps(dict(by_worker)))
-            pipe.sadd(self.key(job_id, "done"), *wholes)
+            for receipt in receipts:
+                span = str(Span(receipt.number, receipt.start))
+                pipe.hset(self.key(job_id, "bytes"), span, receipt.length_bytes)
+                pipe.hset(self.key(job_id, "shares"), span, json.dumps(receipt.brought_bytes))
+            pipe.sadd(self.key(job_id, "done"), *{receipt.number for receipt in receipts})
             pipe.execute()
         kinds = ("", "bytes", "shares", "done")
         self.run(_ADOPTED, keys=[self.key(job_id, kind) for kind in kinds], args=[])

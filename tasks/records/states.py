@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tasks.records.reading import Asked
 
 #: What a job has besides its record, and what a new plan of it begins without.
-_KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
+KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
 
 # A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
 # each that may changes.
@@ -114,7 +114,7 @@ class States(Client):
         answers: list[Any] = self.run(
             _TRANSITION,
             keys=[
-                *(self.key(job_id, kind) for job_id in job_ids for kind in ("", "changes", *_KINDS)),
+                *(self.key(job_id, kind) for job_id in job_ids for kind in ("", "changes", *KINDS)),
                 f"{self.prefix}active",
                 f"{self.prefix}stalls",
             ],

@@ -136,7 +136,7 @@ class TakeOvers(Leases):
 
         Args:
             progress: of the attempt that brought it.
-            brought_bytes: by worker host; empty: nothing had to be brought.
+            brought_bytes: by worker host; empty: not known.
             is_whole: nothing of the chunk is missing.
             search: look for a span to take over; None: do not.
 

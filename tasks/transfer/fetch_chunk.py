@@ -25,7 +25,7 @@ class Brought:
     """What an attempt ended with."""
 
     proven: Proven  #: what is there of the chunk
-    by_worker: dict[str, int]  #: bytes of the span by who brought them; empty: nothing had to be brought
+    by_worker: dict[str, int]  #: bytes of the span by who brought them; empty: not known
 
 
 def fetch_chunk(
@@ -63,8 +63,10 @@ def fetch_chunk(
     if proven.is_whole:
         # Of the span, not of the chunk: each span's bytes are counted once.
         start = span.start if span else 0
-        attempt.begin_at(sum(each.length_bytes for each in proven.receipts if each.start == start))
-        return Brought(proven, {})
+        own = [each for each in proven.receipts if each.start == start]
+        attempt.begin_at(sum(each.length_bytes for each in own))
+        # Told again: who brought it may have been fenced off before it could say so.
+        return Brought(proven, own[0].brought_bytes if own else {})
     span = span or Span(chunk.number, proven.length_bytes)
     with folder.open_part(manifest, chunk, span) as part:
         if not manifest.honours_ranges or opened is not None:

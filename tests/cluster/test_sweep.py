@@ -131,7 +131,7 @@ def test_what_is_paused_stays_so_when_redis_is_emptied(empty_cluster: Cluster, s
         wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
         assert job.pause()
         folder = empty_cluster.volume / ".orchestrator" / job.job_id
-        wait_until(lambda: (folder / "left").exists(), what="the mark on the volume")
+        wait_until((folder / "left").exists, what="the mark on the volume")
         client.flushall()
         wait_until(lambda: client.exists(f"manyhands:job:{job.job_id}"), what="the record")
         assert job.status().state is JobState.PAUSED
@@ -152,9 +152,7 @@ def test_a_job_that_waits_for_its_turn_is_let_be(empty_cluster: Cluster, served)
         # Looked at as one that stands still, and each time found to be waited for.
         for _ in range(3):
             seen = client.hget("manyhands:stalls", job.job_id)
-            wait_until(
-                lambda seen=seen: client.hget("manyhands:stalls", job.job_id) != seen, what="a look"
-            )
+            wait_until(lambda seen=seen: client.hget("manyhands:stalls", job.job_id) != seen, what="a look")
         assert client.llen("manyhands:chunks") == queued == 13
         assert client.hget(f"manyhands:job:{job.job_id}", "generation") == "1"
         empty_cluster.start_worker("--queues", "chunks", "--processes", "1", **QUICK)
