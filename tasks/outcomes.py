@@ -64,6 +64,7 @@ def remove(host: Host, job_id: str, destination: str | None) -> None:
     if destination is not None:
         host.volume.release(destination, job_id)
     host.volume.job(job_id).remove()
+    host.volume.submissions.forget(job_id)
 
 
 def remove_if_cancelled(host: Host, job_id: str, destination: str | None) -> None:

@@ -19,7 +19,7 @@ from tasks.host import host
 from tasks.jobs import JobState
 from tasks.messages import sending_errors, shown_as
 from tasks.records import RedisError
-from tasks.restoring import restore
+from tasks.restoring import keep_submissions, restore, restore_submissions
 from tasks.transfer.errors import SentInVain, TransferError
 
 if TYPE_CHECKING:
@@ -129,6 +129,9 @@ def look_at_volume(here: Host) -> None:
         except TransferError as error:
             # The others have nothing to do with it.
             logger.warning("job not looked at job=%s error=%s", job_id, error)
+    keep_submissions(here)
+    for job_id in restore_submissions(here, clusters=names):
+        send_missing(job_id)
 
 
 def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[str]) -> None:

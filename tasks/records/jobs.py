@@ -112,6 +112,12 @@ class JobRecords(Client):
             spec, sealed, created_at = self._redis.hmget(self.key(job_id), "spec", "request", "created_at")
         return None if spec is None or sealed is None else to_asked(job_id, spec, sealed, created_at)
 
+    def url(self, job_id: str) -> str | None:
+        """The URL of a job, as it may be shown."""
+        with self.translated():
+            value: str | None = self._redis.hget(self.key(job_id), "url")
+        return value
+
     def destination(self, job_id: str) -> str | None:
         """Where a complete job's file was published, relative to the volume."""
         with self.translated():

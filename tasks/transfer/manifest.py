@@ -50,6 +50,17 @@ class JobSpec(_Stored):
     timeout_seconds: float | None = Field(default=None, gt=0)  #: from submit to the last byte; None: any
 
 
+class Submission(_Stored):
+    """A job that has no plan yet."""
+
+    job_id: JobId
+    url: str  #: redacted
+    spec: JobSpec
+    sealed_request: str  #: a `SourceRequest` as `tasks.sealing` stores it
+    created_at: float  #: seconds since the epoch
+    cluster: str  #: names the Redis that knows of the job
+
+
 class Cookie(_Stored):
     """A cookie of a cookie file (RFC 6265)."""
 

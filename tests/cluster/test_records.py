@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from tasks.jobs import JobState
 from tasks.records import NewJob, Progress, Records, RedisError, Search
-from tasks.transfer.manifest import JobSpec, Span
+from tasks.transfer.manifest import JobSpec, Receipt, Span
 
 JOB = "0123456789ab"
 ORIGIN = "http://h:80"
@@ -136,7 +136,10 @@ def test_what_is_told_of_a_job_whose_record_is_gone_does_not_stay_for_ever(recor
     late = progress("h/0", Span(0), 5, bytes_per_second=1e6)
     assert records.report([late])["h/0"].state is None
     records.retried(JOB)
-    records.adopt(JOB, {2: (CHUNK_BYTES, {"h": CHUNK_BYTES})})
+    receipt = Receipt(
+        number=2, length_bytes=CHUNK_BYTES, crc32c=0, file_name="00002", brought_bytes={"h": CHUNK_BYTES}
+    )
+    records.adopt(JOB, [receipt])
     end(records, 1)
     records.attempt_ended(progress("h/0", Span(0), 5), has_failed=True)
     keys = redis.client().keys()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 
@@ -148,12 +149,11 @@ def test_a_job_that_waits_for_its_turn_is_let_be(empty_cluster: Cluster, served)
     with empty_cluster.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
         wait_until(lambda: job.status().state is JobState.FETCHING)
-        queued = client.llen("manyhands:chunks")
         # Looked at as one that stands still, and each time found to be waited for.
         for _ in range(3):
             seen = client.hget("manyhands:stalls", job.job_id)
             wait_until(lambda seen=seen: client.hget("manyhands:stalls", job.job_id) != seen, what="a look")
-        assert client.llen("manyhands:chunks") == queued == 13
+        assert client.llen("manyhands:chunks") == 13
         assert client.hget(f"manyhands:job:{job.job_id}", "generation") == "1"
         empty_cluster.start_worker("--queues", "chunks", "--processes", "1", **QUICK)
         job.wait(60)
@@ -174,3 +174,19 @@ def test_a_job_of_another_cluster_on_the_same_volume_is_not_touched(empty_cluste
     wait_until(lambda: not client.exists("manyhands:sweep:volume"), what="the end of the second look")
     assert not client.exists(f"manyhands:job:{job.job_id}")
     assert not (empty_cluster.volume / "big.bin").exists()
+
+
+def test_a_job_that_had_no_plan_yet_comes_back_too(empty_cluster: Cluster, served):
+    start(empty_cluster, "--queues", "chunks")
+    client = empty_cluster.redis.client()
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, sha256=hashlib.sha256(CONTENT).hexdigest())
+        kept = empty_cluster.volume / ".orchestrator" / "submitted" / f"{job.job_id}.json"
+        wait_until(kept.exists, what="the submission on the volume")
+        client.flushall()
+        wait_until(lambda: client.exists(f"manyhands:job:{job.job_id}"), what="the record")
+        start(empty_cluster, "--queues", "control,merge")
+        record = job.wait(60)
+    assert is_right(empty_cluster)
+    assert record.sha256
+    wait_until_clean(empty_cluster.volume)

@@ -31,6 +31,7 @@ from tasks.transfer.volume.files import (
 )
 from tasks.transfer.volume.job_folder import JobFolder
 from tasks.transfer.volume.joining import can_clone
+from tasks.transfer.volume.submissions import Submissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,6 +47,11 @@ class Volume:
         self.root = root
         # Unmounted, there is an empty folder in its place, which the host's own disk would be filled through.
         self._is_mount_point = root.is_mount()
+
+    @property
+    def submissions(self) -> Submissions:
+        """What was asked for of jobs that have no plan yet."""
+        return Submissions(self.root / FOLDER_NAME / "submitted")
 
     def check(self) -> None:
         """Make sure that the volume is there and may be written.
