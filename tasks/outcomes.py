@@ -9,6 +9,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobState
+from tasks.records import NewJob
 from tasks.transfer.errors import TransferError
 
 if TYPE_CHECKING:
@@ -21,20 +22,24 @@ logger = logging.getLogger(__name__)
 
 def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     """Say that the file is under its name, then clean up; harmless if done before."""
-    host.records.transition(
-        manifest.job_id,
-        JobState.COMPLETE,
-        # Paused while it was published: the file is there, and with a `resume` the job would fail for that.
-        allowed=ACTIVE_STATES | {JobState.PAUSED},
-        fields={
-            "path": str(merged.path),
-            "size_bytes": merged.size_bytes,
-            "crc32c": f"{merged.crc32c:08x}",
-            "finished_at": repr(time.time()),
-            "destination": manifest.destination,
-            "digests": json.dumps(merged.digests),
-        },
-    )
+    fields: dict[str, str | int] = {
+        "path": str(merged.path),
+        "size_bytes": merged.size_bytes,
+        "crc32c": f"{merged.crc32c:08x}",
+        "finished_at": repr(time.time()),
+        "destination": manifest.destination,
+        "digests": json.dumps(merged.digests),
+    }
+    # Paused while it was published: the file is there, and with a `resume` the job would fail for that.
+    allowed = ACTIVE_STATES | {JobState.PAUSED}
+    if not host.records.transition(manifest.job_id, JobState.COMPLETE, allowed=allowed, fields=fields):
+        # Redis may have been emptied while it was published, and whoever waits for the job would never hear of it.
+        host.records.restore(
+            NewJob(manifest.job_id, manifest.source_name, manifest.spec, manifest.sealed_request),
+            JobState.COMPLETE,
+            created_at=manifest.created_at,
+            fields=fields,
+        )
     logger.info("job complete job=%s bytes=%d", manifest.job_id, merged.size_bytes)
     remove(host, manifest.job_id, manifest.destination)
 

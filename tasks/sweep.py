@@ -37,6 +37,9 @@ _VOLUME_SWEEPS = 4
 _JOBS_AT_ONCE = 200
 #: A deadline is the attempts' to keep; a job that is this late has nobody at it.
 _OVERDUE_GRACE_SECONDS = 5.0
+#: Where a worker died, a job that stands still is so for that reason, as a rule; and a message that waits for its time
+#: may have died with it.
+_AFTER_DEATH_SECONDS, _COUNTDOWN_SECONDS = 3.0, 25.0
 #: A job of which nothing came though it was sent again so often fails; so does one at which so many workers died.
 _MOST_TRIES = 8
 _MOST_DEATHS = 5
@@ -84,23 +87,27 @@ class Sweep:
     def _look_at_jobs(self) -> None:
         records, settings = self._host.records, self._host.settings
         job_ids = records.active()
-        stalled: list[str] = []
+        stalled: dict[str, int] = {}
+        somebody_died = records.somebody_died()
         for first in range(0, len(job_ids), _JOBS_AT_ONCE):
             found, overdue = records.stalled(
                 job_ids[first : first + _JOBS_AT_ONCE],
-                seconds=settings.stall_seconds,
+                seconds=min(settings.stall_seconds, _AFTER_DEATH_SECONDS)
+                if somebody_died
+                else settings.stall_seconds,
                 grace_seconds=_OVERDUE_GRACE_SECONDS,
             )
-            stalled += found
+            stalled |= found
             for job_id in overdue:
                 records.time_out(job_id)
         if not stalled:
             return
-        awaited = records.awaited(QUEUES, _TASKS, counts_countdowns=not records.somebody_died())
-        for job_id in stalled:
-            if job_id in awaited:
+        queued, counting_down = records.awaited(QUEUES, _TASKS)
+        for job_id, seconds in stalled.items():
+            if job_id in queued:
                 records.looked_at(job_id, is_sent_again=False)
-            else:
+            # What was with a worker that died will not come.
+            elif job_id not in counting_down or (somebody_died and seconds > _COUNTDOWN_SECONDS):
                 self._send_again(job_id)
 
     def _send_again(self, job_id: str) -> None:

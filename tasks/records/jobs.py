@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 # In one step: whoever waits for the job may record it anew too, and what came of that must not be undone.
 _RESTORE = """
 local job, jobs, active = unpack(KEYS)
-local id, created_at, state, is_active = unpack(ARGV)
+local id, created_at, state, is_active, age = unpack(ARGV)
 if redis.call('EXISTS', job) == 1 then return 0 end
-redis.call('HSET', job, 'state', state, unpack(ARGV, 5))
+redis.call('HSET', job, 'state', state, unpack(ARGV, 6))
 -- What was reported while there was no record was to be forgotten soon.
 for index = 4, #KEYS do redis.call('PERSIST', KEYS[index]) end
+if age ~= '' then redis.call('EXPIRE', job, age) end
 redis.call('ZADD', jobs, created_at, id)
 if is_active == '1' then redis.call('SADD', active, id) end
 return 1
@@ -43,6 +44,8 @@ class NewJob:
 
 class JobRecords(Client):
     """The records of jobs."""
+
+    age_seconds: int  #: how long the record of an ended job is kept
 
     def create(self, jobs: Iterable[NewJob], *, now: float) -> None:
         """Record new jobs in the state ``queued``, all of them or none."""
@@ -93,6 +96,7 @@ class JobRecords(Client):
                     created_at,
                     state.value,
                     int(state.is_active),
+                    self.age_seconds if state.is_final else "",
                     *(item for pair in all_fields.items() for item in pair),
                 ],
             )

@@ -46,6 +46,7 @@ for index = 3, #ARGV do
       redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' ' .. tries .. ' ' .. deaths)
     elseif now - since >= ARGV[1] * 2 ^ math.max(0, tries - 1) then
       table.insert(found, id)
+      table.insert(found, now - since)
     end
     if ends_at and now > tonumber(ends_at) + ARGV[2] then table.insert(overdue, id) end
   end
@@ -155,7 +156,7 @@ class Sweeps(Client):
 
     def stalled(
         self, job_ids: Sequence[str], *, seconds: float, grace_seconds: float
-    ) -> tuple[list[str], list[str]]:
+    ) -> tuple[dict[str, int], list[str]]:
         """Those of these jobs at which nobody has been and nothing has moved for so long.
 
         Args:
@@ -164,7 +165,7 @@ class Sweeps(Client):
             grace_seconds: how much later than its deadline a job is taken for overdue.
 
         Returns:
-            Those; and those whose own time has passed.
+            For how many seconds each of those has stood still; and those whose own time has passed.
         """
         kinds = ("", "bytes", "done", "leases", "busy")
         found, overdue = self.run(
@@ -176,7 +177,7 @@ class Sweeps(Client):
             ],
             args=[seconds, grace_seconds, *job_ids],
         )
-        return found, overdue
+        return dict(zip(found[::2], found[1::2], strict=True)), overdue
 
     def looked_at(self, job_id: str, *, is_sent_again: bool) -> tuple[int, int]:
         """Have a stalled job left alone for a while, because a message waits for it or is sent again.
@@ -192,26 +193,25 @@ class Sweeps(Client):
         )
         return tries, deaths
 
-    def awaited(self, queues: Iterable[str], tasks: Collection[str], *, counts_countdowns: bool) -> set[str]:
-        """The jobs that a message waits for: in a queue, or in a worker that has it until its time comes.
+    def awaited(self, queues: Iterable[str], tasks: Collection[str]) -> tuple[set[str], set[str]]:
+        """The jobs that a message waits for: in a queue; and in a worker that has it until its time comes.
 
         A message that a worker has, and whose time has come, says nothing: the worker may be gone.
 
         Args:
             queues: Celery's.
             tasks: names of those whose first argument is a job's id, or a list of such.
-            counts_countdowns: whether the workers that have messages whose time will come are alive.
         """
-        waiting: set[str] = set()
+        queued: set[str] = set()
         for queue in queues:
             for suffix in _PRIORITY_SUFFIXES:
-                self._add_waiting(waiting, f"{self.prefix}{queue}{suffix}", tasks)
-        if counts_countdowns:
-            with self.translated():
-                seconds, _ = self._redis.time()
-                for _, text in self._redis.hscan_iter(f"{self.prefix}unacked", count=_PAGE):
-                    waiting.update(later_jobs_of(text, tasks, seconds))
-        return waiting
+                self._add_waiting(queued, f"{self.prefix}{queue}{suffix}", tasks)
+        counting_down: set[str] = set()
+        with self.translated():
+            seconds, _ = self._redis.time()
+            for _, text in self._redis.hscan_iter(f"{self.prefix}unacked", count=_PAGE):
+                counting_down.update(later_jobs_of(text, tasks, seconds))
+        return queued, counting_down
 
     def _add_waiting(self, waiting: set[str], key: str, tasks: Collection[str]) -> None:
         first = 0

@@ -27,7 +27,7 @@ def records(redis):
 
 
 def stalled(records: Records, *, grace_seconds: float = 5.0) -> list[str]:
-    return records.stalled(records.active(), seconds=1, grace_seconds=grace_seconds)[0]
+    return list(records.stalled(records.active(), seconds=1, grace_seconds=grace_seconds)[0])
 
 
 def wait_until_stalled(records: Records) -> None:
@@ -117,23 +117,22 @@ def test_a_job_is_awaited_by_messages_in_queues_and_by_those_whose_time_will_com
     later = (datetime.now(tz=UTC) + timedelta(minutes=1)).isoformat()
     sooner = (datetime.now(tz=UTC) - timedelta(minutes=1)).isoformat()
 
-    def awaited(*, counts_countdowns: bool = True) -> set[str]:
-        return records.awaited(["q", "r"], {"a.task", "many"}, counts_countdowns=counts_countdowns)
+    def awaited() -> tuple[set[str], set[str]]:
+        return records.awaited(["q", "r"], {"a.task", "many"})
 
     client.lpush("t:q", message("a.task", JOB, 1), message("another", OTHER), "nonsense", "[]", "{}")
-    assert awaited() == {JOB}
+    assert awaited() == ({JOB}, set())
     client.delete("t:q")
     client.lpush("t:r\x06\x166", message("many", [JOB, OTHER]))
-    assert awaited() == {JOB, OTHER}
+    assert awaited() == ({JOB, OTHER}, set())
     client.delete("t:r\x06\x166")
     delivery = json.dumps([json.loads(message("a.task", JOB, eta=later)), "", "q"])
     client.hset("t:unacked", mapping={"1": delivery, "2": "nonsense", "3": "[]"})
-    assert awaited() == {JOB}
-    assert awaited(counts_countdowns=False) == set()
+    assert awaited() == (set(), {JOB})
     for eta in (sooner, None, "nonsense"):
         delivery = json.dumps([json.loads(message("a.task", JOB, eta=eta)), "", "q"])
         client.hset("t:unacked", "1", delivery)
-        assert awaited() == set(), eta
+        assert awaited() == (set(), set()), eta
 
 
 def test_a_worker_that_is_not_heard_of_has_died_and_one_that_said_so_has_not(records, redis):
