@@ -70,7 +70,7 @@ return {tonumber(tries), tonumber(deaths)}
 
 # Of a job whose record is gone, nothing must come into being.
 _BEGUN = """
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], 'doing', 1) end
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'doing', 1) end
 redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
 """
 
@@ -88,6 +88,14 @@ if not name then
   redis.call('SADD', KEYS[1], name)
 end
 return name
+"""
+
+
+# A plan may end when the merge that it sent has begun.
+_ENDED = """
+redis.call('DEL', KEYS[2])
+local doing = tonumber(redis.call('HGET', KEYS[1], 'doing') or 0)
+if doing > 1 then redis.call('HSET', KEYS[1], 'doing', doing - 1) else redis.call('HDEL', KEYS[1], 'doing') end
 """
 
 
@@ -144,10 +152,7 @@ class Sweeps(Client):
 
     def ended(self, job_id: str) -> None:
         """Say that this has ended, well or badly."""
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.delete(self.key(job_id, "busy"))
-            pipe.hdel(self.key(job_id), "doing")
-            pipe.execute()
+        self.run(_ENDED, keys=[self.key(job_id), self.key(job_id, "busy")], args=[])
 
     def active(self) -> list[str]:
         """The jobs that have not ended and are not paused."""

@@ -190,3 +190,33 @@ def test_a_job_that_had_no_plan_yet_comes_back_too(empty_cluster: Cluster, serve
     assert is_right(empty_cluster)
     assert record.sha256
     wait_until_clean(empty_cluster.volume)
+
+
+def test_a_job_whose_merge_kills_each_worker_fails_in_the_end(empty_cluster: Cluster, served):
+    """The test is the worker that dies: it takes the merge's message, begins, and is not heard of any more."""
+    served.bytes_per_second = None
+    empty_cluster.start_worker(
+        "--queues", "control,chunks", "--processes", "1",
+        ORCHESTRATOR_SWEEP_SECONDS="0.3", ORCHESTRATOR_STALL_SECONDS="1",
+    )  # fmt: skip
+    client = empty_cluster.redis.client()
+    deaths = 0
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+
+        def is_over() -> bool:
+            nonlocal deaths
+            if client.rpop("manyhands:merge"):
+                deaths += 1
+                orchestrator.records.transition(job.job_id, JobState.MERGING)
+                orchestrator.records.begun(job.job_id)
+                client.delete(f"manyhands:job:{job.job_id}:busy")  # as it runs out
+            return not job.status().state.is_active
+
+        wait_until(is_over, seconds=90, what="the end of the job")
+        record = job.status()
+    assert record.error is not None
+    assert record.error.code == "SentInVain"
+    assert f"{deaths} workers died" in record.error.message
+    assert deaths == 5
+    assert served.served_bytes < len(CONTENT) + 2 * MIB
