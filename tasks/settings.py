@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     low_speed_seconds: float = Field(30.0, gt=0, le=3600, description="the window of the low-speed limit")
     time_slice_seconds: float = Field(
-        60.0, gt=0, description="how long a chunk task may hold a worker's slot"
+        60.0, gt=0, le=300, description="how long a chunk task may hold a worker's slot"
     )
 
     fruitless_attempts: int = Field(8, ge=1, description="attempts in a row without a new byte")
