@@ -38,7 +38,9 @@ class ReconnectingConsumer(Consumer):
     task_consumer: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._settling: set[str] = set()  #: tags of messages that are done with, and that Redis does not know it of
+        self._settling: set[str] = (
+            set()
+        )  #: tags of messages that are done with, and that Redis does not know it of
         self._orphaned: set[str] = set()  #: tags of messages that came by a connection that broke
         super().__init__(*args, **kwargs)
 
@@ -50,15 +52,17 @@ class ReconnectingConsumer(Consumer):
             self._orphaned.update(channel.qos._delivered)  # noqa: SLF001
         try:
             super().on_connection_error_after_connected(exc)
-        except Exception as error:
+        except Exception:
             # It would end the process, and with it what its threads are fetching.
-            logger.warning("broken connection not closed error=%s", type(error).__name__)
+            logger.exception("broken connection not closed")
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect, for as long as it takes."""
 
         def tell(error: Exception, seconds: float) -> None:
-            logger.warning("Redis not reached cause=%s, next attempt in %.0f s", type(error).__name__, seconds)
+            logger.warning(
+                "Redis not reached cause=%s, next attempt in %.0f s", type(error).__name__, seconds
+            )
 
         conn.ensure_connection(
             tell,
@@ -101,9 +105,9 @@ class ReconnectingConsumer(Consumer):
             message.channel = self.task_consumer.channel
             try:
                 settle()
-            except Exception as error:
+            except Exception:
                 # The loop would end, and the process with it.
-                logger.warning("message not settled error=%s", type(error).__name__)
+                logger.exception("message not settled")
         if message.acknowledged:
             self._settling.discard(message.delivery_tag)
         else:

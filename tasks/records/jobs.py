@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from tasks.transfer.manifest import JobSpec
 
 
+# One step: workers put jobs back as well, and what they put back is further on than a new record.
+_CREATE_MISSING = """
+local job, jobs = unpack(KEYS)
+if redis.call('EXISTS', job) == 1 then return 0 end
+redis.call('HSET', job, unpack(ARGV, 3))
+redis.call('ZADD', jobs, ARGV[2], ARGV[1])
+return 1
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class NewJob:
     """A job that has no record yet."""
@@ -33,17 +43,30 @@ class JobRecords(Client):
         """Record new jobs in the state ``queued``, all of them or none."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             for job in jobs:
-                fields = {
-                    "state": JobState.QUEUED.value,
-                    "url": job.url,
-                    "spec": job.spec.model_dump_json(),
-                    "request": job.sealed_request,
-                    "created_at": repr(now),
-                    f"at:{JobState.QUEUED}": repr(now),
-                }
-                pipe.hset(self.key(job.job_id), mapping=fields | self.deadline(job.spec))
+                pipe.hset(self.key(job.job_id), mapping=self._new_fields(job, now))
                 pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
             pipe.execute()
+
+    def create_missing(self, job: NewJob, *, now: float) -> bool:
+        """Record a job as `create` does, if it has no record; False if it has one."""
+        fields = self._new_fields(job, now)
+        created: int = self.run(
+            _CREATE_MISSING,
+            keys=[self.key(job.job_id), f"{self.prefix}jobs"],
+            args=[job.job_id, now, *(text for pair in fields.items() for text in pair)],
+        )
+        return created == 1
+
+    def _new_fields(self, job: NewJob, now: float) -> dict[str, str]:
+        fields = {
+            "state": JobState.QUEUED.value,
+            "url": job.url,
+            "spec": job.spec.model_dump_json(),
+            "request": job.sealed_request,
+            "created_at": repr(now),
+            f"at:{JobState.QUEUED}": repr(now),
+        }
+        return fields | self.deadline(job.spec)
 
     def deadline(self, spec: JobSpec) -> dict[str, str]:
         """The field of the record that says when a job of this spec has to be done, by Redis's clock."""
