@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orchestrator import checksums as checksum_lists
 from orchestrator.cluster import Cluster
-from orchestrator.job import LOOK_SECONDS, Job
+from orchestrator.job import AWAY_SECONDS, LOOK_SECONDS, Job
+from orchestrator.lost import LostRecords, Submitted
 from orchestrator.submission import Options, Wanted, new_job
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK
-from tasks.records import NoSuchJob
+from tasks.records import NoSuchJob, RedisAway
 from tasks.transfer.errors import VolumeError
 from tasks.transfer.volume import Volume
 
@@ -78,9 +80,9 @@ class Orchestrator(Cluster):
         """
         wanted = Wanted(url, output, checksum_lists.given(sha256, digests or {}), checksums)
         new = new_job(wanted, self.settings.secret_key, options)
-        self._record([new])
+        (job,) = self._record([new])
         self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}")
-        return Job(self, new.job_id)
+        return job
 
     def submit_many(self, files: Iterable[str | Wanted], **options: Unpack[Options]) -> list[Job]:
         """Submit many files, of which small ones share the price of a task.
@@ -94,12 +96,12 @@ class Orchestrator(Cluster):
         """
         wanted = [each if isinstance(each, Wanted) else Wanted(each) for each in files]
         news = [new_job(each, self.settings.secret_key, options) for each in wanted]
-        self._record(news)
+        jobs = self._record(news)
         count = min(_MOST_JOBS_A_TASK, max(1, len(news) // _LEAST_TASKS))
         for begin in range(0, len(news), count):
             some = news[begin : begin + count]
             self.send(PLAN_MANY_TASK, [new.job_id for new in some], f"{some[0].url}, {len(some)} jobs")
-        return [Job(self, new.job_id) for new in news]
+        return jobs
 
     def wait_for_all(
         self,
@@ -107,47 +109,48 @@ class Orchestrator(Cluster):
         timeout_seconds: float | None = None,
         *,
         on_look: Callable[[int], object] = lambda _: None,
+        on_away: Callable[[RedisAway], object] = lambda _: None,
     ) -> list[JobRecord]:
-        """Wait until all have ended, well or badly.
+        """Wait until all have ended, well or badly, also while Redis is away.
 
         Args:
             jobs: which.
             timeout_seconds: how long at most; None: as long as it takes.
             on_look: called with the number of those that have not ended, at short intervals.
+            on_away: called instead for as long as Redis does not answer.
 
         Returns:
             The record of each, in order; of those too that go on when the time is over.
 
         Raises:
-            NoSuchJob: one has no record.
-            RedisError: as for `Job.wait`.
+            NoSuchJob: one has no record; `RecordLost` if it had one, and nobody puts it back.
+            RedisError: as for `Job.wait`; `RedisAway` if it is away when the time is over.
         """
-        began_seconds = time.monotonic()
-        job_ids = [job.job_id for job in jobs]
-        active = job_ids
+        ends_seconds = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        awaited = _Awaited(self, jobs)
         while True:
             looked_seconds = time.monotonic()
-            states = self.records.states(active)
-            active = [each for each, state in zip(active, states, strict=True) if state and state.is_active]
-            on_look(len(active))
-            now = time.monotonic()
-            # A tenth of a processor at most, however many they are.
-            left_seconds = min(LOOK_SECONDS, _LOOK_COSTS * (now - looked_seconds))
-            if timeout_seconds is not None:
-                left_seconds = min(left_seconds, began_seconds + timeout_seconds - now)
-            if not active or left_seconds <= 0:
-                break
-            self.check_stack()
-            time.sleep(left_seconds)
-        found = {record.job_id: record for record in self.records.read_all(job_ids)}
-        for job_id in job_ids:
-            if job_id not in found:
-                raise NoSuchJob(job_id)
-        return [found[job_id] for job_id in job_ids]
+            try:
+                awaited.look()
+                on_look(len(awaited.active))
+                if not awaited.active or time.monotonic() >= ends_seconds:
+                    return awaited.all_records()
+                # A tenth of a processor at most, however many they are.
+                pause_seconds = min(LOOK_SECONDS, _LOOK_COSTS * (time.monotonic() - looked_seconds))
+                self.check_stack()
+            except RedisAway as error:
+                self.check_stack()
+                on_away(error)
+                if time.monotonic() >= ends_seconds:
+                    raise
+                pause_seconds = AWAY_SECONDS
+            time.sleep(max(0.0, min(pause_seconds, ends_seconds - time.monotonic())))
 
-    def _record(self, jobs: Sequence[NewJob]) -> None:
-        self.records.create(jobs, now=time.time())
-        self._submitted += [job.job_id for job in jobs]
+    def _record(self, news: Sequence[NewJob]) -> list[Job]:
+        now = time.time()
+        self.records.create(news, now=now)
+        self._submitted += [new.job_id for new in news]
+        return [Job(self, new.job_id, Submitted(new, now)) for new in news]
 
     def job(self, job_id: str) -> Job:
         """A handle on a job that was submitted before; `NoSuchJob` if there is no record of it."""
@@ -180,3 +183,38 @@ class Orchestrator(Cluster):
         if not self.is_embedded or not volume.is_worth_keeping(job_id):
             return None
         return volume.job(job_id).path
+
+
+class _Awaited:
+    """Many jobs that are waited for."""
+
+    def __init__(self, cluster: Cluster, jobs: Iterable[Job]) -> None:
+        self._records = cluster.records
+        self._jobs = list(jobs)
+        self._submitted = {job.job_id: job.submitted for job in self._jobs}
+        self._lost = LostRecords(cluster)
+        self._ended: dict[str, JobRecord] = {}
+        self._missing: dict[str, NoSuchJob] = {}
+        self.active = list(self._submitted)
+
+    def look(self) -> None:
+        """Find out which are still active."""
+        states = dict(zip(self.active, self._records.states(self.active), strict=True))
+        for job_id, state in states.items():
+            try:
+                self._lost.look(job_id, state, self._submitted[job_id])
+            except NoSuchJob as error:
+                self._missing[job_id] = error
+        # At once: of one that has ended, a Redis that is emptied later has nothing, and nobody puts it back.
+        ended = [job_id for job_id, state in states.items() if state is not None and not state.is_active]
+        if ended:
+            self._ended |= {record.job_id: record for record in self._records.read_all(ended)}
+        self.active = [each for each in self.active if each not in self._ended and each not in self._missing]
+
+    def all_records(self) -> list[JobRecord]:
+        """The record of each, in order; `NoSuchJob` if one has none."""
+        found = self._ended | {record.job_id: record for record in self._records.read_all(self.active)}
+        for job_id in self._submitted:
+            if job_id not in found:
+                raise self._missing.get(job_id, NoSuchJob(job_id))
+        return [found[job.job_id] for job in self._jobs]

@@ -80,8 +80,9 @@ class Cluster:
             raise RedisError("The private Redis or its worker ended.")
 
     def unserved_queues(self) -> set[str]:
-        """The queues that a job needs and no worker serves; takes a second."""
-        replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
+        """The queues that a job needs and no worker serves; takes a second. `RedisError` if it cannot be asked."""
+        with sending_errors(), self.records.translated():
+            replies = self._celery().control.inspect(timeout=_PING_SECONDS).active_queues() or {}
         served = {queue["name"] for queues in replies.values() for queue in queues}
         return set(QUEUES) - served
 

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from typing import TYPE_CHECKING
 
+from orchestrator.lost import LostRecords
 from tasks.app import PLAN_TASK, REMOVE_TASK, VERIFY_TASK
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
+from tasks.records import RedisAway
 from tasks.transfer.errors import JobTimedOut, PermanentError, side_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from orchestrator.cluster import Cluster
+    from orchestrator.lost import Submitted
+    from tasks.records.states import Changes
     from tasks.transfer.verify_file import Verification
 
 #: How often a waiting client looks, changes of state aside, which it is told at once.
 LOOK_SECONDS = 0.25
+#: How often it looks whether a Redis that is away is back.
+AWAY_SECONDS = 1.0
 #: How long one call of Redis waits for an answer.
 _ANSWER_LOOK_SECONDS = 1.0
 
@@ -37,17 +44,32 @@ class JobEndedBadly(Exception):
 
 
 class StillRunning(Exception):
-    """The job was still running when the time to wait was over."""
+    """The job had not been seen to end when the time to wait was over."""
 
-    def __init__(self, record: JobRecord, seconds: float) -> None:
-        super().__init__(record, seconds)
-        self.record, self.seconds = record, seconds
+    def __init__(
+        self, job_id: str, record: JobRecord | None, seconds: float, away: RedisAway | None = None
+    ) -> None:
+        """Take the job, and how it stood.
+
+        Args:
+            job_id: which job.
+            record: as it was seen last; None: it never was.
+            seconds: how long it was waited for.
+            away: why its record could not be read at the end.
+        """
+        super().__init__(job_id, record, seconds, away)
+        self.job_id, self.record, self.seconds, self.away = job_id, record, seconds, away
 
     def __str__(self) -> str:
         """Say that it goes on, and how to come back."""
+        state = f" is {self.record.state}" if self.record else ""
+        come_back = f"Come back with: orchestrator wait {self.job_id}"
+        if self.away is None:
+            return f"Job {self.job_id}{state} after {self.seconds:g} seconds and goes on. {come_back}"
+        last = f", {self.record.state} when it was last seen," if self.record else ""
         return (
-            f"Job {self.record.job_id} is {self.record.state} after {self.seconds:g} seconds and goes on. "
-            f"Come back with: orchestrator wait {self.record.job_id}"
+            f"Job {self.job_id}{last} had not ended after {self.seconds:g} seconds that could be seen: Redis is away, "
+            f"and the workers go on with what they have. {come_back}"
         )
 
 
@@ -67,9 +89,17 @@ class NotVerified(PermanentError):
 class Job:
     """A handle on one job."""
 
-    def __init__(self, cluster: Cluster, job_id: str) -> None:
+    def __init__(self, cluster: Cluster, job_id: str, submitted: Submitted | None = None) -> None:
+        """Take the job.
+
+        Args:
+            cluster: where it is.
+            job_id: which it is.
+            submitted: what it is made of, if it was this process that submitted it.
+        """
         self._cluster = cluster
         self.job_id = job_id
+        self.submitted = submitted
 
     def status(self) -> JobRecord:
         """The record as it is now; `NoSuchJob` if there is none."""
@@ -80,34 +110,66 @@ class Job:
         timeout_seconds: float | None = None,
         *,
         on_look: Callable[[JobRecord], object] = lambda _: None,
+        on_away: Callable[[RedisAway], object] = lambda _: None,
     ) -> JobRecord:
-        """Wait until the file is there.
+        """Wait until the file is there, also while Redis is away.
 
         Args:
             timeout_seconds: how long at most; None: as long as it takes.
             on_look: called with the record at short intervals.
+            on_away: called instead for as long as Redis does not answer.
 
         Raises:
             JobEndedBadly: the job failed, was cancelled or was paused.
             StillRunning: the time is over.
-            RedisError: Redis cannot be reached, or the private one ended.
+            NoSuchJob: it has no record; `RecordLost` if it had one, and nobody puts it back.
+            RedisError: Redis refuses us, or the private one ended.
         """
-        began_seconds = time.monotonic()
-        with self._cluster.records.changes(self.job_id) as changes:
-            while True:
-                record = self.status()
+        ends_seconds = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        lost = LostRecords(self._cluster)
+        last: JobRecord | None = None
+
+        def look() -> JobRecord | None:
+            nonlocal last
+            record = next(iter(self._cluster.records.read_all([self.job_id])), None)
+            lost.look(self.job_id, record.state if record else None, self.submitted)
+            last = record or last
+            if record is not None:
                 on_look(record)
-                if record.state is JobState.COMPLETE:
-                    return record
-                if not record.state.is_active:
-                    raise JobEndedBadly(record)
-                left_seconds = LOOK_SECONDS
-                if timeout_seconds is not None:
-                    left_seconds = min(left_seconds, began_seconds + timeout_seconds - time.monotonic())
-                    if left_seconds <= 0:
-                        raise StillRunning(record, timeout_seconds)
+            return record
+
+        while True:
+            away = None
+            try:
+                # Anew each time: a subscription ends with its connection.
+                with self._cluster.records.changes(self.job_id) as changes:
+                    complete = self._until_end(changes, look, ends_seconds)
+                if complete is not None:
+                    return complete
+            except RedisAway as error:
                 self._cluster.check_stack()
-                changes.wait(left_seconds)
+                on_away(error)
+                away = error
+            left_seconds = ends_seconds - time.monotonic()
+            if timeout_seconds is not None and left_seconds <= 0:
+                raise StillRunning(self.job_id, last, timeout_seconds, away) from None
+            time.sleep(min(AWAY_SECONDS, left_seconds))
+
+    def _until_end(
+        self, changes: Changes, look: Callable[[], JobRecord | None], ends_seconds: float
+    ) -> JobRecord | None:
+        """The record of the complete job; None if the time is over before."""
+        while True:
+            record = look()
+            if record is not None and record.state is JobState.COMPLETE:
+                return record
+            if record is not None and not record.state.is_active:
+                raise JobEndedBadly(record)
+            left_seconds = min(LOOK_SECONDS, ends_seconds - time.monotonic())
+            if left_seconds <= 0:
+                return None
+            self._cluster.check_stack()
+            changes.wait(left_seconds)
 
     def time_out(self) -> bool:
         """Fail the job because the time that it was given has passed; False if it is past fetching."""

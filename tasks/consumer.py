@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from celery.worker.consumer import Consumer
+from tasks.reconnecting import ReconnectingConsumer
 
 #: Celery publishes events each time its loop comes round, in the thread that takes messages. A chunk's task has three:
 #: of 64 chunks that were sent at once, each began that much later.
 _LATE_SECONDS = 0.1
 
 
-class EventGatheringConsumer(Consumer):
+class EventGatheringConsumer(ReconnectingConsumer):
     """Publishes the events of tasks ten times a second, or when there are 24."""
 
     hub: Any

@@ -16,6 +16,7 @@ from orchestrator.cli import exits
 from orchestrator.job import Job, JobEndedBadly, StillRunning
 from tasks.app import QUEUES
 from tasks.jobs import JobRecord, JobState
+from tasks.records import RedisAway, RedisError
 from tasks.transfer.errors import VolumeError
 
 if TYPE_CHECKING:
@@ -49,12 +50,39 @@ class IdleHint:
             self._seen, self._since_seconds = seen, now
         elif not self._is_told and now - self._since_seconds > _IDLE_SECONDS:
             self._is_told = True
-            unserved = self._queues & self._orchestrator.unserved_queues()
+            unserved: frozenset[str] = frozenset()
+            # It may go away just now, which is no reason to end the wait.
+            with contextlib.suppress(RedisError):
+                unserved = self._queues & self._orchestrator.unserved_queues()
             if unserved:
                 self._say(
                     f"No worker is listening on {' and '.join(sorted(unserved))}; waiting for one. "
                     f"Start one with: orchestrator worker"
                 )
+
+
+class AwayNote:
+    """Says once that Redis is away, and once that it is back."""
+
+    def __init__(self, where: str, say: Callable[[str], object]) -> None:
+        """Take which Redis it is, as it may be shown, and what says a sentence."""
+        self._where = where
+        self._say = say
+        self._is_away = False
+
+    def away(self, _: RedisAway) -> None:
+        """It does not answer."""
+        if not self._is_away:
+            self._is_away = True
+            self._say(
+                f"Redis at {self._where} is away; the workers go on with what they have. Waiting for it."
+            )
+
+    def back(self) -> None:
+        """It answers."""
+        if self._is_away:
+            self._is_away = False
+            self._say(f"Redis at {self._where} is back.")
 
 
 def wait_and_exit(
@@ -78,10 +106,13 @@ def wait_and_exit(
     """
     with _display(quiet=quiet) as display:
         hint = IdleHint(orchestrator, display.say)
+        note = AwayNote(orchestrator.records.where, display.say)
         is_told = False
+        away: StillRunning | None = None
 
         def on_look(record: JobRecord) -> None:
             nonlocal is_told
+            note.back()
             if record.resumed_bytes and not is_told:
                 is_told = True
                 display.say(f"Going on with {decimal(record.resumed_bytes)} that an earlier job left.")
@@ -90,14 +121,36 @@ def wait_and_exit(
                 hint.look((record.state, record.bytes_done, record.connections_count))
 
         try:
-            record = job.wait(timeout, on_look=on_look)
+            record = job.wait(timeout, on_look=on_look, on_away=note.away)
         except JobEndedBadly as ended:
             record = ended.record
-        except StillRunning:
-            if ends_job:
-                job.time_out()  # the workers do so too, if there are any
-            # Read again: it may have come to its end just now.
-            record = job.status()
+        except StillRunning as still:
+            try:
+                record = _when_over(job, still, ends_job=ends_job)
+            except RedisAway as error:
+                away = StillRunning(job.job_id, still.record, still.seconds, error)
+    if away is not None:
+        return _exit_away(away, as_json=as_json)
+    return _exit(orchestrator, job, record, timeout=timeout, as_json=as_json, quiet=quiet)
+
+
+def _exit_away(away: StillRunning, *, as_json: bool) -> int:
+    if as_json and away.record is not None:
+        click.echo(away.record.model_dump_json(indent=2))
+    exits.say_error(str(away))
+    # The time is what was over. Whoever asks again learns from that whether Redis is still away.
+    return exits.TIMED_OUT
+
+
+def _exit(
+    orchestrator: Orchestrator,
+    job: Job,
+    record: JobRecord,
+    *,
+    timeout: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> int:
     if as_json:
         click.echo(record.model_dump_json(indent=2))
     code = exits.of_record(record)
@@ -109,6 +162,16 @@ def wait_and_exit(
         if orchestrator.is_embedded and record.state is JobState.FAILED and kept != NOTHING_KEPT:
             click.echo(f"       {kept}", err=True)
     return code
+
+
+def _when_over(job: Job, still: StillRunning, *, ends_job: bool) -> JobRecord:
+    """The record of a job whose time is over; `RedisAway` if it cannot be read."""
+    if still.away is not None:
+        raise still.away
+    if ends_job:
+        job.time_out()  # the workers do so too, if there are any
+    # Read again: it may have come to its end just now.
+    return job.status()
 
 
 def kept_sentence(orchestrator: Orchestrator, job: Job) -> str:

@@ -37,11 +37,11 @@ from typing import TYPE_CHECKING
 
 from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
-from tasks.records.client import RedisError, without_password
+from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.jobs import JobRecords, NewJob
 from tasks.records.leases import Lease
 from tasks.records.progress import Progress
-from tasks.records.reading import Asked, NoSuchJob
+from tasks.records.reading import Asked, NoSuchJob, RecordLost
 from tasks.records.sendings import Sendings
 from tasks.records.states import States
 from tasks.records.sweeps import Sweeps
@@ -57,7 +57,9 @@ __all__ = [
     "Next",
     "NoSuchJob",
     "Progress",
+    "RecordLost",
     "Records",
+    "RedisAway",
     "RedisError",
     "Search",
     "Standing",

@@ -25,12 +25,16 @@ class RedisError(PermanentError):
     side = Side.REDIS
 
 
+class RedisAway(RedisError):
+    """Redis does not answer, or not yet: it may be back later. Whom it refuses, it does not answer with this."""
+
+
 class Client:
     """One Redis, and one prefix of keys."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float) -> None:
         self.prefix = prefix
-        self._where = without_password(url.get_secret_value())
+        self.where = without_password(url.get_secret_value())  #: as it may be shown
         redis_url = _redis_py_url(url.get_secret_value())
         # A Unix socket has no keepalive, and redis-py refuses the option there.
         keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
@@ -65,7 +69,7 @@ class Client:
         numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if numbers < _LEAST_REDIS_VERSION:
             least = ".".join(map(str, _LEAST_REDIS_VERSION))
-            raise RedisError(f"Redis at {self._where} is {version}; {least} or newer is needed.")
+            raise RedisError(f"Redis at {self.where} is {version}; {least} or newer is needed.")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -85,22 +89,22 @@ class Client:
             yield
         except redis.AuthenticationError:
             raise RedisError(
-                f"Redis at {self._where} refused the password. Check ORCHESTRATOR_REDIS_URL."
+                f"Redis at {self.where} refused the password. Check ORCHESTRATOR_REDIS_URL."
             ) from None
         except redis.exceptions.NoPermissionError:
             raise RedisError(
-                f"Redis at {self._where} does not permit a command that is needed. Check the user's ACL."
+                f"Redis at {self.where} does not permit a command that is needed. Check the user's ACL."
             ) from None
         except (redis.ConnectionError, redis.TimeoutError) as error:
             cause = error.__cause__ or error.__context__
             reason = getattr(cause, "strerror", None) or "no connection"
-            raise RedisError(
-                f"Redis at {self._where} cannot be reached ({str(reason).lower()}). Is it running, and is "
+            raise RedisAway(
+                f"Redis at {self.where} cannot be reached ({str(reason).lower()}). Is it running, and is "
                 f"ORCHESTRATOR_REDIS_URL right?"
             ) from None
         except redis.RedisError as error:
             # Not its text: an error of Redis may repeat what it was sent.
-            raise RedisError(f"Redis at {self._where} failed ({type(error).__name__}).") from None
+            raise RedisError(f"Redis at {self.where} failed ({type(error).__name__}).") from None
 
     def origin_key(self, origin: str, kind: str) -> str:
         """The key of something that belongs to an origin."""

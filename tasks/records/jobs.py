@@ -31,6 +31,16 @@ if is_active == '1' then redis.call('SADD', active, id) end
 return 1
 """
 
+# One step: workers put jobs back as well, and what they put back is further on than a new record.
+_CREATE_MISSING = """
+local job, jobs, active = unpack(KEYS)
+if redis.call('EXISTS', job) == 1 then return 0 end
+redis.call('HSET', job, unpack(ARGV, 3))
+redis.call('ZADD', jobs, ARGV[2], ARGV[1])
+redis.call('SADD', active, ARGV[1])
+return 1
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
@@ -51,15 +61,7 @@ class JobRecords(Client):
         """Record new jobs in the state ``queued``, all of them or none."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             for job in jobs:
-                fields = {
-                    "state": JobState.QUEUED.value,
-                    "url": job.url,
-                    "spec": job.spec.model_dump_json(),
-                    "request": job.sealed_request,
-                    "created_at": repr(now),
-                    f"at:{JobState.QUEUED}": repr(now),
-                }
-                pipe.hset(self.key(job.job_id), mapping=fields | self.deadline(job.spec))
+                pipe.hset(self.key(job.job_id), mapping=self._new_fields(job, now))
                 pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
                 pipe.sadd(f"{self.prefix}active", job.job_id)
             pipe.execute()
@@ -101,6 +103,27 @@ class JobRecords(Client):
                 ],
             )
         )
+
+    def create_missing(self, job: NewJob, *, now: float) -> bool:
+        """Record a job as `create` does, if it has no record; False if it has one."""
+        fields = self._new_fields(job, now)
+        created: int = self.run(
+            _CREATE_MISSING,
+            keys=[self.key(job.job_id), f"{self.prefix}jobs", f"{self.prefix}active"],
+            args=[job.job_id, now, *(text for pair in fields.items() for text in pair)],
+        )
+        return created == 1
+
+    def _new_fields(self, job: NewJob, now: float) -> dict[str, str]:
+        fields = {
+            "state": JobState.QUEUED.value,
+            "url": job.url,
+            "spec": job.spec.model_dump_json(),
+            "request": job.sealed_request,
+            "created_at": repr(now),
+            f"at:{JobState.QUEUED}": repr(now),
+        }
+        return fields | self.deadline(job.spec)
 
     def deadline(self, spec: JobSpec) -> dict[str, str]:
         """The field of the record that says when a job of this spec has to be done, by Redis's clock."""

@@ -25,6 +25,19 @@ class NoSuchJob(PermanentError):
         return f"There is no job {self.args[0]}. List those there are: orchestrator list"
 
 
+class RecordLost(NoSuchJob):
+    """The record of a job was there, and is gone before the job had ended."""
+
+    side = Side.REDIS
+
+    def __str__(self) -> str:
+        """Say what happened, and what to run."""
+        return (
+            f"Redis was emptied, and has no record of job {self.args[0]} any more. What had come of it is on the "
+            f"volume. Go on from that with: orchestrator recover, or with the same submit again."
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What was asked for of a job."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-import subprocess
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,8 +20,7 @@ from bench.programs import LONGEST_RUN_SECONDS, RunFailed
 from bench.usage import tree
 from orchestrator import JobEndedBadly, StillRunning
 from support.cluster import Cluster
-from support.redis_server import RedisServer
-from support.tools import end, free_port, is_listening, need, wait_until
+from support.redis_server import redis_server
 from tasks.transfer.errors import PermanentError
 
 if TYPE_CHECKING:
@@ -161,8 +159,7 @@ def _kill(cluster: Cluster) -> None:
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    cluster.redis.process.kill()
-    cluster.redis.process.wait()
+    cluster.redis.kill()
     for worker in cluster.workers:
         worker.wait()
     psutil.wait_procs(processes, timeout=10)
@@ -174,27 +171,11 @@ def _cluster(folder: Path, name: str, *, keeps: bool) -> Iterator[Cluster]:
     logs = folder / name
     logs.mkdir()
     with ExitStack() as stack:
-        redis = stack.enter_context(_redis(folder if keeps else logs, logs, keeps=keeps))
+        redis = stack.enter_context(redis_server(folder if keeps else logs, appends=keeps))
         cluster = Cluster(redis, folder / "volume", logs)
         stack.callback(cluster.end)
         cluster.start_worker()
         yield cluster
-
-
-@contextmanager
-def _redis(folder: Path, logs: Path, *, keeps: bool) -> Iterator[RedisServer]:
-    port = free_port()
-    arguments = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    arguments += ["--appendonly", "yes" if keeps else "no"]
-    with (logs / "redis.log").open("wb") as log:
-        process = subprocess.Popen(
-            [need("redis-server", "valkey-server"), *arguments], stdout=log, stderr=log
-        )
-    try:
-        wait_until(lambda: is_listening(port), what="Redis listening")
-        yield RedisServer(port, None, process)
-    finally:
-        end(process)
 
 
 def figures(crashes: Sequence[Crash]) -> list[Figure]:

@@ -1,10 +1,12 @@
-"""A real Redis for tests."""
+"""A real Redis for tests, that can be killed, frozen and started again."""
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import redis
@@ -13,14 +15,15 @@ from support.tools import end, free_port, is_listening, need, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @dataclass
 class RedisServer:
     port: int
-    password: str | None
-    process: subprocess.Popen[bytes]
+    folder: Path  #: its log, and its append-only file
+    password: str | None = None
+    appends: bool = False  #: writes an append-only file, synced each second, and begins with what that has
+    process: subprocess.Popen[bytes] = field(init=False)
 
     @property
     def url(self) -> str:
@@ -30,19 +33,54 @@ class RedisServer:
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=self.password, decode_responses=True)
 
+    def start(self) -> None:
+        """Start it, on the same port each time, and wait until it has read its file and answers."""
+        args = [
+            need("redis-server", "valkey-server"),
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)),
+        ]
+        if self.appends:
+            args += ["--appendonly", "yes", "--appendfsync", "everysec"]
+        if self.password:
+            args += ["--requirepass", self.password]
+        with (self.folder / f"redis-{self.port}.log").open("ab") as log:
+            self.process = subprocess.Popen(args, stdout=log, stderr=log)
+        wait_until(lambda: is_listening(self.port) and self._answers(), what="Redis answering")
+
+    def kill(self) -> None:
+        """End it at once, as a crash of its host would: what it had not synced is lost."""
+        self.process.kill()
+        self.process.wait(timeout=10)
+
+    def stop_process(self) -> None:
+        """Freeze it: connections stay, and nothing is answered."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def continue_process(self) -> None:
+        """End a freeze."""
+        self.process.send_signal(signal.SIGCONT)
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.continue_process()  # a frozen one would not hear SIGTERM
+            end(self.process)
+
+    def _answers(self) -> bool:
+        with self.client() as client:
+            try:
+                return bool(client.ping())
+            except redis.BusyLoadingError:
+                return False
+
 
 @contextmanager
-def redis_server(folder: Path, *, password: str | None = None) -> Iterator[RedisServer]:
+def redis_server(
+    folder: Path, *, password: str | None = None, appends: bool = False
+) -> Iterator[RedisServer]:
     """A Redis on a port of loopback, for as long as the context."""
-    program = need("redis-server", "valkey-server")
-    port = free_port()
-    args = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-    if password:
-        args += ["--requirepass", password]
-    with (folder / f"redis-{port}.log").open("wb") as log:
-        process = subprocess.Popen(args, stdout=log, stderr=log)
+    server = RedisServer(free_port(), folder, password, appends)
     try:
-        wait_until(lambda: is_listening(port), what="Redis listening")
-        yield RedisServer(port, password, process)
+        server.start()
+        yield server
     finally:
-        end(process)
+        server.end()
