@@ -48,6 +48,7 @@ def make_app(settings: Settings) -> Celery:
         **_worker(settings),
     )
     logging.getLogger("celery.app.trace").addFilter(_tell_plainly)
+    logging.getLogger("celery.backends.base").addFilter(_tell_briefly)
     return app
 
 
@@ -56,6 +57,13 @@ def _tell_plainly(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], Reject):
         record.exc_info = None
         record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+    return True
+
+
+def _tell_briefly(record: logging.LogRecord) -> bool:
+    """A filter: of each attempt to store a result while Redis is away, Celery would show a traceback."""
+    if record.levelno == logging.WARNING:
+        record.exc_info = None
     return True
 
 
@@ -107,6 +115,9 @@ def _results(settings: Settings) -> dict[str, object]:
     return {
         # While Redis is away, a finished chunk keeps storing its result before it counts for the chord.
         "result_backend_always_retry": True,
+        # The defaults begin with a hundredth of a second and grow to ten: a log full of it, and slots that rest on.
+        "result_backend_base_sleep_between_retries_ms": 500,
+        "result_backend_max_sleep_between_retries_ms": 2000,
         # Extended results would store the arguments once more.
         "result_extended": False,
         "result_expires": settings.longest_job_seconds,
