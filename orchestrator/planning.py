@@ -265,8 +265,7 @@ class Planning:
         self._show(manifest)
         self._folder.write_manifest(manifest)
         self._folder.unmark_left()
-        missing = self._folder.missing(manifest)
-        self._host.records.rejoin(self._job_id, [chunk.number for chunk in missing])
+        self._host.records.rejoin(self._job_id, receipts_of_whole_chunks(self._folder, manifest))
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> bool:

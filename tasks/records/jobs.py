@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,24 +21,14 @@ if TYPE_CHECKING:
 # In one step: whoever waits for the job may record it anew too, and what came of that must not be undone.
 _RESTORE = """
 local job, jobs, active = unpack(KEYS)
-local id, created_at, state, is_active, age = unpack(ARGV)
+local id, created_at, is_active, age = unpack(ARGV)
 if redis.call('EXISTS', job) == 1 then return 0 end
-redis.call('HSET', job, 'state', state, unpack(ARGV, 6))
+redis.call('HSET', job, unpack(ARGV, 5))
 -- What was reported while there was no record was to be forgotten soon.
 for index = 4, #KEYS do redis.call('PERSIST', KEYS[index]) end
 if age ~= '' then redis.call('EXPIRE', job, age) end
 redis.call('ZADD', jobs, created_at, id)
 if is_active == '1' then redis.call('SADD', active, id) end
-return 1
-"""
-
-# One step: workers put jobs back as well, and what they put back is further on than a new record.
-_CREATE_MISSING = """
-local job, jobs, active = unpack(KEYS)
-if redis.call('EXISTS', job) == 1 then return 0 end
-redis.call('HSET', job, unpack(ARGV, 3))
-redis.call('ZADD', jobs, ARGV[2], ARGV[1])
-redis.call('SADD', active, ARGV[1])
 return 1
 """
 
@@ -61,10 +52,14 @@ class JobRecords(Client):
         """Record new jobs in the state ``queued``, all of them or none."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             for job in jobs:
-                pipe.hset(self.key(job.job_id), mapping=self._new_fields(job, now))
+                pipe.hset(self.key(job.job_id), mapping=_fields_of(job, now) | self.deadline(job.spec))
                 pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
                 pipe.sadd(f"{self.prefix}active", job.job_id)
             pipe.execute()
+
+    def create_missing(self, job: NewJob, *, now: float) -> bool:
+        """Record a job as `create` does, if it has no record; False if it has one."""
+        return self.restore(job, JobState.QUEUED, created_at=now, fields=self.deadline(job.spec))
 
     def restore(
         self, job: NewJob, state: JobState, *, created_at: float, fields: Mapping[str, str | int]
@@ -77,53 +72,22 @@ class JobRecords(Client):
             created_at: when it was submitted, in seconds since the epoch.
             fields: more of the record.
         """
-        all_fields = {
-            "url": job.url,
-            "spec": job.spec.model_dump_json(),
-            "request": job.sealed_request,
-            "created_at": repr(created_at),
-            **fields,
-        }
-        return bool(
-            self.run(
-                _RESTORE,
-                keys=[
-                    self.key(job.job_id),
-                    f"{self.prefix}jobs",
-                    f"{self.prefix}active",
-                    *(self.key(job.job_id, kind) for kind in KINDS),
-                ],
-                args=[
-                    job.job_id,
-                    created_at,
-                    state.value,
-                    int(state.is_active),
-                    self.age_seconds if state.is_final else "",
-                    *(item for pair in all_fields.items() for item in pair),
-                ],
-            )
-        )
-
-    def create_missing(self, job: NewJob, *, now: float) -> bool:
-        """Record a job as `create` does, if it has no record; False if it has one."""
-        fields = self._new_fields(job, now)
-        created: int = self.run(
-            _CREATE_MISSING,
-            keys=[self.key(job.job_id), f"{self.prefix}jobs", f"{self.prefix}active"],
-            args=[job.job_id, now, *(text for pair in fields.items() for text in pair)],
-        )
-        return created == 1
-
-    def _new_fields(self, job: NewJob, now: float) -> dict[str, str]:
-        fields = {
-            "state": JobState.QUEUED.value,
-            "url": job.url,
-            "spec": job.spec.model_dump_json(),
-            "request": job.sealed_request,
-            "created_at": repr(now),
-            f"at:{JobState.QUEUED}": repr(now),
-        }
-        return fields | self.deadline(job.spec)
+        all_fields = {**_fields_of(job, created_at), **fields, f"at:{state}": repr(time.time())}
+        all_fields["state"] = state.value
+        keys = [
+            self.key(job.job_id),
+            f"{self.prefix}jobs",
+            f"{self.prefix}active",
+            *(self.key(job.job_id, kind) for kind in KINDS),
+        ]
+        args = [
+            job.job_id,
+            created_at,
+            int(state.is_active),
+            self.age_seconds if state.is_final else "",
+            *(item for pair in all_fields.items() for item in pair),
+        ]
+        return bool(self.run(_RESTORE, keys=keys, args=args))
 
     def deadline(self, spec: JobSpec) -> dict[str, str]:
         """The field of the record that says when a job of this spec has to be done, by Redis's clock."""
@@ -192,3 +156,14 @@ class JobRecords(Client):
             with self.translated():
                 self._redis.zrem(f"{self.prefix}jobs", *expired)
         return records
+
+
+def _fields_of(job: NewJob, created_at: float) -> dict[str, str]:
+    return {
+        "state": JobState.QUEUED.value,
+        "url": job.url,
+        "spec": job.spec.model_dump_json(),
+        "request": job.sealed_request,
+        "created_at": repr(created_at),
+        f"at:{JobState.QUEUED}": repr(created_at),
+    }

@@ -10,7 +10,7 @@ from tasks.records.late import GO_WITH
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from tasks.transfer.manifest import Receipt
 
@@ -34,16 +34,21 @@ class Sendings(Client):
         kinds = ("", "bytes", "shares", "done")
         self.run(_ADOPTED, keys=[self.key(job_id, kind) for kind in kinds], args=[])
 
-    def rejoin(self, job_id: str, missing: Iterable[int]) -> None:
-        """Forget who took over from whom where something is missing: these chunks are sent again.
+    def rejoin(self, job_id: str, wholes: Sequence[Receipt]) -> None:
+        """Bring what is known into line with what is there; what is missing is sent again.
 
+        Of that it is forgotten who took over from whom. And a worker may have died before it could tell of a receipt.
         Where a chunk's beginning has its receipt, it is still known to end there: whoever took it for unfinished would
         fetch it again.
+
+        Args:
+            job_id: which job.
+            wholes: the receipts of its whole chunks.
         """
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             # What was done may be missing again: a receipt that is not true any more was taken back.
             done = self._redis.smembers(self.key(job_id, "done"))
-            undone = done & {str(number) for number in missing}
+            undone = done - {str(receipt.number) for receipt in wholes}
             for kind in ("bytes", "shares"):
                 forgotten = [
                     span
@@ -65,3 +70,4 @@ class Sendings(Client):
                 pipe.hdel(self.key(job_id, "stops"), *passed)
             pipe.delete(*(self.key(job_id, kind) for kind in ("speeds", "help")))
             pipe.execute()
+        self.adopt(job_id, [receipt for receipt in wholes if str(receipt.number) not in done])

@@ -96,18 +96,37 @@ def test_what_an_older_sending_brought_does_not_count_for_a_newer_plan(records):
     assert end(records, 1, generation=2).chunks_done == 1
 
 
+def receipt(number):
+    return Receipt(
+        number=number,
+        length_bytes=CHUNK_BYTES,
+        crc32c=0,
+        file_name=f"{number:05d}",
+        brought_bytes={"h": CHUNK_BYTES},
+    )
+
+
+def test_a_receipt_of_which_nobody_told_counts_when_others_are_sent_again(records):
+    begin(records, 0, 1, 2)
+    records.report([progress("h/1", Span(1), 5)])  # and then it died
+    records.rejoin(JOB, [receipt(1)])
+    record = records.read(JOB)
+    assert record.chunks_done == 1
+    assert record.bytes_done == record.workers["h"].bytes == CHUNK_BYTES
+
+
 def test_chunks_that_several_brought_keep_their_shares_when_others_are_sent_again(records):
     begin(records, 0, 1, 2)
     for span, count_bytes in ((Span(0), 3), (Span(0, 3), CHUNK_BYTES - 3), (Span(1, 7), 7)):
         is_whole = span == Span(0, 3)
         records.span_done(progress("h/0", span, count_bytes), {"h": count_bytes}, is_whole=is_whole)
-    records.rejoin(JOB, [1, 2])
+    records.rejoin(JOB, [receipt(0)])
     record = records.read(JOB)
     assert record.bytes_done == CHUNK_BYTES
     assert record.workers["h"].bytes == CHUNK_BYTES
     assert record.chunks_done == 1
     # Its bytes turned out not to be those that came.
-    records.rejoin(JOB, [0, 1, 2])
+    records.rejoin(JOB, [])
     record = records.read(JOB)
     assert record.bytes_done == 0
     assert record.workers == {}
@@ -121,7 +140,7 @@ def test_a_beginning_that_is_there_is_not_taken_over_when_the_rest_is_sent_again
     # Cut there, because another worker fetched what follows; and complete.
     redis.client().hset(f"t:job:{JOB}:stops", "1", CHUNK_BYTES // 2)
     records.span_done(progress("h/1", Span(1), CHUNK_BYTES // 2), {"h": CHUNK_BYTES // 2}, is_whole=False)
-    records.rejoin(JOB, [1])
+    records.rejoin(JOB, [receipt(0), receipt(2)])
     asked = progress("h/4", None)
     search = Search(
         chunks_count=3, chunk_size_bytes=CHUNK_BYTES, size_bytes=3 * CHUNK_BYTES, bytes_per_second=1e6
@@ -136,10 +155,7 @@ def test_what_is_told_of_a_job_whose_record_is_gone_does_not_stay_for_ever(recor
     late = progress("h/0", Span(0), 5, bytes_per_second=1e6)
     assert records.report([late])["h/0"].state is None
     records.retried(JOB)
-    receipt = Receipt(
-        number=2, length_bytes=CHUNK_BYTES, crc32c=0, file_name="00002", brought_bytes={"h": CHUNK_BYTES}
-    )
-    records.adopt(JOB, [receipt])
+    records.adopt(JOB, [receipt(2)])
     end(records, 1)
     records.attempt_ended(progress("h/0", Span(0), 5), has_failed=True)
     keys = redis.client().keys()
@@ -201,7 +217,7 @@ def test_a_damaged_record_is_an_error_with_a_sentence(records, redis, kind, fiel
 @pytest.mark.parametrize(
     "forget",
     [
-        lambda records: records.rejoin(JOB, [0, 1, 2]),
+        lambda records: records.rejoin(JOB, []),
         lambda records: records.transition(JOB, JobState.FETCHING, forgets_progress=True),
     ],
     ids=["rejoin", "start over"],
