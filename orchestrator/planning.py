@@ -257,6 +257,7 @@ class Planning:
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
         self._folder.write_manifest(manifest)
+        self._folder.unmark_left()
         missing = self._folder.missing(manifest)
         self._host.records.rejoin(self._job_id, [chunk.number for chunk in missing])
         self._send(manifest)

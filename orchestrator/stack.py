@@ -124,7 +124,7 @@ def _leave_unfinished() -> None:
     volume = Volume(values.volume.absolute())
     with contextlib.suppress(RedisError):
         for record in records_of(values).list():
-            if record.state is JobState.CANCELLED:
+            if record.state is JobState.CANCELLED and not record.keeps_parts:
                 volume.remove_job(record.job_id)
                 continue
             # A volume that is gone by now must not keep Redis from being ended.

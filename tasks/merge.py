@@ -90,7 +90,5 @@ def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
 
 @app.task(name=REMOVE_TASK, ignore_result=True)
 def remove_job(job_id: str) -> None:
-    """Remove the parts of a cancelled job."""
-    here = host()
-    manifest = here.volume.job(job_id).read_manifest()
-    outcomes.remove_if_cancelled(here, job_id, manifest.destination if manifest else None)
+    """Remove the parts of a cancelled job, unless they are to stay."""
+    outcomes.remove_if_cancelled(host(), job_id)

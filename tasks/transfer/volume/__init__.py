@@ -2,7 +2,7 @@
 
     <volume>/.orchestrator/            mode 0700
         reserved/<hash>                which unfinished job writes to a destination, and which one had it before
-        <job_id>/left                  nobody is at it: its Redis ended
+        <job_id>/left                  nobody is at it, and why: it was cancelled, or its Redis ended
         <job_id>/manifest.json         the plan
         <job_id>/plan-<name>/          the parts of one plan, their checkpoints and receipts, what was hashed of them
     <volume>/<destination>             appears by one link or rename, complete and checked
@@ -13,7 +13,8 @@ fight over is decided by an atomic create, link or rename.
 
 from tasks.transfer.volume.files import read_blocks
 from tasks.transfer.volume.job_folder import JobFolder
+from tasks.transfer.volume.leftovers import Leftovers
 from tasks.transfer.volume.part_writer import PartWriter
 from tasks.transfer.volume.root import Volume
 
-__all__ = ["JobFolder", "PartWriter", "Volume", "read_blocks"]
+__all__ = ["JobFolder", "Leftovers", "PartWriter", "Volume", "read_blocks"]

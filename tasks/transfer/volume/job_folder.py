@@ -195,15 +195,32 @@ class JobFolder:
                     latest = max(latest or 0.0, path.stat().st_mtime)
         return latest
 
-    def mark_left(self) -> None:
-        """Say that nobody is at the job any more, so that another may go on with it at once."""
+    def touch(self) -> None:
+        """Have the folder look written to; what cannot be touched is left as it is."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
+    def mark_left(self, why: str = "ended") -> None:
+        """Say that nobody is at the job any more, so that another may go on with it at once; and in a word why."""
         with volume_errors(self.path):
-            (self.path / _LEFT).touch()
+            write_whole(self.path / _LEFT, why, sync=False)
+
+    def unmark_left(self) -> None:
+        """Say that the job goes on; harmless if nobody said anything else."""
+        with volume_errors(self.path):
+            (self.path / _LEFT).unlink(missing_ok=True)
+
+    @property
+    def left_as(self) -> str | None:
+        """Why nobody is at the job any more; None: somebody may be."""
+        with volume_errors(self.path), contextlib.suppress(FileNotFoundError):
+            return (self.path / _LEFT).read_text(errors="replace")
+        return None
 
     @property
     def is_left(self) -> bool:
-        """Whether that was said."""
-        return (self.path / _LEFT).exists()
+        """Whether nobody is at the job any more."""
+        return self.left_as is not None
 
     def move_to(self, other: JobFolder) -> bool:
         """Hand all of it to another job, which has an empty folder; False if somebody else was quicker.
@@ -229,11 +246,18 @@ class JobFolder:
         for folder in self.path.glob("plan-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def remove(self) -> None:
-        """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
+    def discard(self) -> bool:
+        """Remove the folder with all in it; whether it is gone then, also if it was before."""
+        aside = self.path.with_name(f"{_REMOVED}{self.path.name}.{secrets.token_hex(4)}")
         # Renamed first: half removed, receipts might outlive the parts that they vouch for.
         with contextlib.suppress(OSError):
-            self.path.rename(self.path.with_name(f"{_REMOVED}{self.path.name}.{secrets.token_hex(4)}"))
+            self.path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        return not os.path.lexists(self.path) and not os.path.lexists(aside)
+
+    def remove(self) -> None:
+        """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
+        self.discard()
         for removed in self.path.parent.glob(f"{_REMOVED}*"):
             shutil.rmtree(removed, ignore_errors=True)
         for parent in (self.path.parent / "reserved", self.path.parent):
