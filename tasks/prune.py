@@ -100,7 +100,7 @@ class _Pruning:
             job_id for job_id in self._removable(job_ids, forgotten, now or 0.0) if self._remove(job_id)
         }
         if now is not None:
-            self._end_reservations(set(job_ids) - removed)
+            self._end_reservations(set(job_ids), removed)
             self._clear_debris(now)
         pruned = Pruned(
             jobs=sorted(forgotten | removed),
@@ -167,21 +167,23 @@ class _Pruning:
         self._removed_bytes += count_bytes
         return True
 
-    def _end_reservations(self, job_ids: set[str]) -> None:
+    def _end_reservations(self, job_ids: set[str], removed: set[str]) -> None:
         """End those of jobs that have nothing on the volume, which a job has as long as it is at work."""
         reservations = [
             (name, holder)
             for name, holder in self._volume.reservations().items()
-            if holder is not None and holder not in job_ids
+            if holder is not None and holder not in job_ids - removed
         ]
         endings = self._endings([holder for _, holder in reservations])
         for (name, holder), ending in zip(reservations, endings, strict=True):
+            if ending.state is not None and not ending.state.is_final:
+                continue
             # Its folder may have come to be since they were looked for.
-            is_gone = ending.state is None or ending.state.is_final
-            if is_gone and (self._is_dry_run or not self._volume.job(holder).path.exists()):
-                self._leftovers_count += 1
-                if not self._is_dry_run:
-                    self._volume.end_reservation(name, holder)
+            if not self._is_dry_run and self._volume.job(holder).path.exists():
+                continue
+            self._leftovers_count += holder not in removed
+            if not self._is_dry_run:
+                self._volume.end_reservation(name, holder)
 
     def _clear_debris(self, now: float) -> None:
         for path in self._left.debris(before=now - _DEBRIS_SECONDS):

@@ -59,7 +59,9 @@ def assert_only_the_rest_was_fetched(one: Cluster, served):
 
 def is_idle(one: Cluster) -> bool:
     redis = one.redis.client()
-    return not any(redis.llen(f"manyhands:{queue}") for queue in QUEUES) and not redis.hlen("manyhands:unacked")
+    return not any(redis.llen(f"manyhands:{queue}") for queue in QUEUES) and not redis.hlen(
+        "manyhands:unacked"
+    )
 
 
 def keys_of_chords(one: Cluster) -> list[str]:
@@ -70,7 +72,10 @@ def keys_of_chords(one: Cluster) -> list[str]:
 def test_a_thousand_chunks_of_a_job_that_ended_drain_without_a_request(empty_cluster, ends):
     redis = empty_cluster.redis.client()
     planner = empty_cluster.start_worker("--queues", "control")
-    with origin(random.Random(2).randbytes(1000 * 64 * 1024)) as served, empty_cluster.orchestrator() as orchestrator:
+    with (
+        origin(random.Random(2).randbytes(1000 * 64 * 1024)) as served,
+        empty_cluster.orchestrator() as orchestrator,
+    ):
         job = orchestrator.submit(served.url, chunk_size_bytes=64 * 1024)
         wait_until(lambda: redis.llen("manyhands:chunks") == 1000, seconds=90, what="all chunks in the queue")
         assert end(planner) == 0
@@ -93,7 +98,9 @@ def test_a_thousand_chunks_of_a_job_that_ended_drain_without_a_request(empty_clu
     else:
         assert leftovers(empty_cluster.volume) == [".orchestrator", job.job_id, "reserved"]
     # Celery's own mark that a chord is over stays for five minutes; its counts are gone.
-    wait_until(lambda: all(key.endswith(".c") for key in keys_of_chords(empty_cluster)), what="the chord's end")
+    wait_until(
+        lambda: all(key.endswith(".c") for key in keys_of_chords(empty_cluster)), what="the chord's end"
+    )
     assert all(0 < redis.ttl(key) <= 300 for key in keys_of_chords(empty_cluster))
     results = list(redis.scan_iter("manyhands:celery-task-meta-*", count=1000))
     assert len(results) == 1000

@@ -22,7 +22,7 @@ from support.tools import wait_until
 from tasks.jobs import JobError, JobState
 from tasks.prune import prune
 from tasks.records import NewJob, Progress, Records
-from tasks.transfer.manifest import JobSpec, Span
+from tasks.transfer.manifest import JobSpec, LayoutName, Span
 from tasks.transfer.volume import Volume
 
 CONTENT = random.Random(17).randbytes(8 * MIB)
@@ -63,7 +63,13 @@ def age(path, seconds):
 def leave_parts(volume, job_id, *, seconds=0, left_as=None):
     """What a job has on the volume that came so far: a part, a manifest, a reservation."""
     folder = volume.job(job_id)
-    manifest = manifest_of_file(4 * PART_BYTES, job_id=job_id, destination=f"{job_id}.bin")
+    manifest = manifest_of_file(
+        4 * PART_BYTES,
+        job_id=job_id,
+        destination=f"{job_id}.bin",
+        chunk_size_bytes=PART_BYTES,
+        layout=LayoutName.PARTS,
+    )
     folder.create()
     assert folder.write_first_manifest(manifest)
     (folder.path / f"plan-{manifest.plan_name}" / "00000.part").write_bytes(bytes(PART_BYTES))
@@ -107,7 +113,13 @@ def test_a_job_that_is_active_or_paused_is_never_touched(records, volume, state)
         (JobState.FAILED, 8 * DAY, {}, False, False),
         (JobState.CANCELLED, 2 * DAY, {"keeps_parts": 1}, True, True),
         (JobState.CANCELLED, 8 * DAY, {"keeps_parts": 1}, False, False),
-        (JobState.CANCELLED, 0, {"keeps_parts": 0}, True, False),  # the message that was to remove them was lost
+        (
+            JobState.CANCELLED,
+            0,
+            {"keeps_parts": 0},
+            True,
+            False,
+        ),  # the message that was to remove them was lost
         (JobState.COMPLETE, 0, {}, True, False),  # the merge died before it cleaned up
         (JobState.COMPLETE, 8 * DAY, {}, False, False),
     ],
@@ -332,7 +344,9 @@ def test_after_jobs_of_every_end_each_key_in_redis_has_a_time_to_go(empty_cluste
         jobs_count = len(orchestrator.list())
 
         def immortal():
-            keys = {key.removeprefix("manyhands:") for key in redis.scan_iter(count=1000) if redis.ttl(key) == -1}
+            keys = {
+                key.removeprefix("manyhands:") for key in redis.scan_iter(count=1000) if redis.ttl(key) == -1
+            }
             return {key for key in keys - FIXED_KEYS if not key.endswith(".reply.celery.pidbox")}
 
         wait_until(lambda: immortal() == {"jobs"}, what="a Redis of keys that expire")
