@@ -11,6 +11,7 @@ from orchestrator import checksums as checksum_lists
 from orchestrator.cluster import Cluster
 from orchestrator.job import AWAY_SECONDS, LOOK_SECONDS, Job
 from orchestrator.lost import LostRecords, Submitted
+from orchestrator.pruning import prune_by_worker
 from orchestrator.submission import Options, Wanted, new_job
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK
 from tasks.records import NoSuchJob, RedisAway
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.jobs import JobRecord
+    from tasks.prune import Pruned
     from tasks.records import NewJob
 
 #: How much longer than a look at many jobs the pause behind it is.
@@ -161,9 +163,9 @@ class Orchestrator(Cluster):
         """The latest jobs, newest first."""
         return self.records.list()
 
-    def cancel(self, job_id: str) -> bool:
+    def cancel(self, job_id: str, *, keeps_parts: bool = False) -> bool:
         """See `Job.cancel`."""
-        return Job(self, job_id).cancel()
+        return Job(self, job_id).cancel(keeps_parts=keeps_parts)
 
     def pause(self, job_id: str) -> bool:
         """See `Job.pause`."""
@@ -172,6 +174,36 @@ class Orchestrator(Cluster):
     def resume(self, job_id: str) -> bool:
         """See `Job.resume`."""
         return Job(self, job_id).resume()
+
+    def prune(
+        self,
+        older_than_seconds: float | None = None,
+        *,
+        is_dry_run: bool = False,
+        timeout_seconds: float | None = None,
+        on_look: Callable[[], object] = lambda: None,
+    ) -> Pruned:
+        """Remove what nobody will come back to: jobs that ended so long ago, their parts, and what nobody is at.
+
+        Args:
+            older_than_seconds: how long ago; None: as old as records become.
+            is_dry_run: only say what would be removed.
+            timeout_seconds: how long to wait for the worker that does it; None: as long as it takes.
+            on_look: called about once a second.
+
+        Raises:
+            NotAnswered: it could not be done, or not in time.
+            RedisError: Redis cannot be reached.
+        """
+        if older_than_seconds is None:
+            older_than_seconds = self.settings.record_age_seconds
+        return prune_by_worker(
+            self,
+            older_than_seconds=older_than_seconds,
+            is_dry_run=is_dry_run,
+            timeout_seconds=timeout_seconds,
+            on_look=on_look,
+        )
 
     def kept_at(self, job_id: str) -> Path | None:
         """Where a job of the embedded mode keeps what it has for another submit; None: it has nothing of use.

@@ -86,7 +86,7 @@ class Cluster:
         served = {queue["name"] for queues in replies.values() for queue in queues}
         return set(QUEUES) - served
 
-    def send(self, task: str, subject: str | Sequence[str], shown: str, *more: str) -> None:
+    def send(self, task: str, subject: str | Sequence[str], shown: str, *more: str | float) -> None:
         """Send a message to the workers.
 
         Args:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import time
 from typing import TYPE_CHECKING
 
+from orchestrator.asking import NotAnswered, wait_for_answer
 from orchestrator.lost import LostRecords
 from tasks.app import PLAN_TASK, REMOVE_TASK, VERIFY_TASK
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
-from tasks.records import RedisAway
-from tasks.transfer.errors import JobTimedOut, PermanentError, side_of
+from tasks.records import RedisAway, RedisError
+from tasks.transfer.errors import JobTimedOut
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,12 +23,12 @@ if TYPE_CHECKING:
     from tasks.records.states import Changes
     from tasks.transfer.verify_file import Verification
 
+logger = logging.getLogger(__name__)
+
 #: How often a waiting client looks, changes of state aside, which it is told at once.
 LOOK_SECONDS = 0.25
 #: How often it looks whether a Redis that is away is back.
 AWAY_SECONDS = 1.0
-#: How long one call of Redis waits for an answer.
-_ANSWER_LOOK_SECONDS = 1.0
 
 
 class JobEndedBadly(Exception):
@@ -73,17 +75,8 @@ class StillRunning(Exception):
         )
 
 
-class NotVerified(PermanentError):
-    """A file could not be compared with what is known of it: the code of an error, and its sentence."""
-
-    def __init__(self, code: str, sentence: str) -> None:
-        super().__init__(code, sentence)
-        self.sentence = sentence
-        self.side = side_of(code)
-
-    def __str__(self) -> str:
-        """Say why."""
-        return self.sentence
+class NotVerified(NotAnswered):
+    """A file could not be compared with what is known of it."""
 
 
 class Job:
@@ -190,15 +183,12 @@ class Job:
         """
         token = secrets.token_hex(16)
         self._cluster.send(VERIFY_TASK, self.job_id, self.job_id, token)
-        began_seconds = time.monotonic()
-        while (text := self._cluster.records.take_answer(token, _ANSWER_LOOK_SECONDS)) is None:
-            if timeout_seconds is not None and time.monotonic() - began_seconds > timeout_seconds:
-                raise NotVerified(
-                    JobTimedOut.__name__,
-                    f"Job {self.job_id} was not verified within {timeout_seconds:g} seconds. Is there a worker?",
-                )
-            self._cluster.check_stack()
-            on_look()
+        text = wait_for_answer(self._cluster, token, timeout_seconds, on_look=on_look)
+        if text is None:
+            raise NotVerified(
+                JobTimedOut.__name__,
+                f"Job {self.job_id} was not verified within {timeout_seconds:g} seconds. Is there a worker?",
+            )
         answer = VerifyAnswer.model_validate_json(text)
         if answer.error is not None:
             raise NotVerified(answer.error.code, answer.error.message)
@@ -206,15 +196,26 @@ class Job:
             raise AssertionError("an answer is a verification or an error")
         return answer.verification
 
-    def cancel(self) -> bool:
-        """End the job and remove what it has on the volume; False if it had ended already."""
+    def cancel(self, *, keeps_parts: bool = False) -> bool:
+        """End the job; False if it had ended already.
+
+        Args:
+            keeps_parts: what came stays on the volume: `resume` goes on from there, and so does another submit of the
+                same URL. Else it is removed, also of a job that was cancelled and kept it.
+        """
         allowed = ACTIVE_STATES | {JobState.PAUSED, JobState.FAILED}
-        fields = {"finished_at": repr(time.time())}
+        (ending,) = self._cluster.records.endings([self.job_id])
+        if ending.keeps_parts and not keeps_parts:
+            allowed |= {JobState.CANCELLED}
+        fields: dict[str, str | int | float] = {
+            "finished_at": repr(time.time()),
+            "keeps_parts": int(keeps_parts),
+        }
         done = self._cluster.records.transition(
             self.job_id, JobState.CANCELLED, allowed=allowed, fields=fields
         )
         if done:
-            self._cluster.send(REMOVE_TASK, self.job_id, self.job_id)
+            self._send(REMOVE_TASK, self.job_id)
         return done
 
     def pause(self) -> bool:
@@ -222,11 +223,21 @@ class Job:
         return self._cluster.records.transition(self.job_id, JobState.PAUSED)
 
     def resume(self) -> bool:
-        """Go on from what is there: after a pause, a failure or a cancel; False if none of them."""
+        """Go on from what is there: after a pause, a failure or a cancel; False if none of them.
+
+        A job that was cancelled and keeps no parts starts over.
+        """
         records = self._cluster.records
         asked = records.request(self.job_id)
         fields = records.deadline(asked.spec) if asked else {}
         done = records.transition(self.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields)
         if done:
-            self._cluster.send(PLAN_TASK, self.job_id, f"{self.job_id}, resumed")
+            self._send(PLAN_TASK, f"{self.job_id}, resumed")
         return done
+
+    def _send(self, task: str, shown: str) -> None:
+        """Send what follows from the state, which is changed already: without a message the sweep sees to it."""
+        try:
+            self._cluster.send(task, self.job_id, shown)
+        except RedisError as error:
+            logger.warning("left to the sweep job=%s task=%s error=%s", self.job_id, task, error)

@@ -22,7 +22,6 @@ from orchestrator import private_redis
 from orchestrator.processes import Service, Supervisor, end_with_parent
 from orchestrator.worker import worker_services
 from tasks.host import records_of
-from tasks.jobs import JobState
 from tasks.records import RedisError
 from tasks.settings import ENV_PREFIX, settings
 from tasks.transfer.errors import VolumeError
@@ -97,11 +96,11 @@ def _leave_unfinished() -> None:
     # A volume that is gone by now must not keep Redis from being ended.
     with contextlib.suppress(RedisError, VolumeError):
         job_ids = volume.job_ids()
-        for job_id, state in zip(job_ids, records_of(values).states(job_ids), strict=True):
+        for job_id, ending in zip(job_ids, records_of(values).endings(job_ids), strict=True):
             with contextlib.suppress(VolumeError):
-                if state is JobState.CANCELLED:
+                if ending.leaves_nothing:
                     volume.remove_job(job_id)
-                elif state is not None:
+                elif ending.state is not None:
                     volume.leave(job_id)
 
 

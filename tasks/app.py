@@ -19,6 +19,8 @@ MERGE_QUEUE = "merge"
 CHUNKS_QUEUE = "chunks"
 QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
 
+_RESULT_SECONDS = 3600
+
 PLAN_TASK = "orchestrator.plan"
 PLAN_MANY_TASK = "orchestrator.plan_many"
 FETCH_TASK = "tasks.fetch_chunk"
@@ -26,6 +28,7 @@ HELP_TASK = "tasks.help"
 MERGE_TASK = "tasks.merge_parts"
 REMOVE_TASK = "tasks.remove_job"
 VERIFY_TASK = "tasks.verify_file"
+PRUNE_TASK = "tasks.prune_volume"
 
 
 def make_app(settings: Settings) -> Celery:
@@ -37,7 +40,15 @@ def make_app(settings: Settings) -> Celery:
     if settings.redis_url is None:
         raise BadOption("ORCHESTRATOR_REDIS_URL is not set: a worker must be told which Redis it serves.")
     url = settings.redis_url.get_secret_value()
-    modules = ["tasks.fetch", "tasks.help", "tasks.merge", "tasks.verify", "tasks.sweep", "orchestrator.plan"]
+    modules = [
+        "tasks.fetch",
+        "tasks.help",
+        "tasks.merge",
+        "tasks.verify",
+        "tasks.prune_task",
+        "tasks.sweep",
+        "orchestrator.plan",
+    ]
     app = Celery("manyhands", include=modules)
     app.conf.update(
         broker_url=url,
@@ -80,6 +91,8 @@ def _delivery(settings: Settings) -> dict[str, object]:
             MERGE_TASK: {"queue": MERGE_QUEUE},
             REMOVE_TASK: {"queue": MERGE_QUEUE},
             VERIFY_TASK: {"queue": MERGE_QUEUE},
+            # Not `control`: it may remove files for minutes, and a plan never waits for such.
+            PRUNE_TASK: {"queue": MERGE_QUEUE},
             # It fetches files: for as many at a time as chunks are, and not in the slots that others' plans need.
             PLAN_MANY_TASK: {"queue": CHUNKS_QUEUE},
             FETCH_TASK: {"queue": CHUNKS_QUEUE},
@@ -120,7 +133,9 @@ def _results(settings: Settings) -> dict[str, object]:
         "result_backend_max_sleep_between_retries_ms": 2000,
         # Extended results would store the arguments once more.
         "result_extended": False,
-        "result_expires": settings.longest_job_seconds,
+        # Nobody reads them: a chord has results of its own. For as long as a message may come a second time, and not
+        # for as long as a job may take: those of a thousand chunks are half a MB.
+        "result_expires": _RESULT_SECONDS,
         # The count of a chord whose job rests longer than this would be forgotten, and the merge never run.
         "result_chord_expires": settings.longest_job_seconds,
         "result_backend_transport_options": {"global_keyprefix": settings.key_prefix},

@@ -84,6 +84,7 @@ class JobRecord(BaseModel):
     crc32c: str | None = None
     digests: dict[str, str] = {}  #: all that were compared, by algorithm, in hexadecimal
     error: JobError | None = None
+    keeps_parts: bool = False  #: of a cancelled job: what came stays, for ``resume`` or for another submit
     created_at: float
     finished_at: float | None = None
     seconds: float | None = None  #: from submit to the end

@@ -66,14 +66,14 @@ def _merge(self: Any, here: Host, job_id: str, generation: int) -> None:
     if is_redelivered(self):
         allowed.add(JobState.MERGING)
     if not here.records.transition(job_id, JobState.MERGING, allowed=allowed):
-        outcomes.remove_if_cancelled(here, job_id, manifest.destination)
+        outcomes.remove_if_over(here, job_id, manifest.destination)
         return
     try:
         result = merge(
             here.volume, manifest, may_publish=lambda: here.records.state(job_id) is JobState.MERGING
         )
     except AttemptStopped:
-        outcomes.remove_if_cancelled(here, job_id, manifest.destination)
+        outcomes.remove_if_over(here, job_id, manifest.destination)
         return
     except RedisError:
         raise
@@ -103,7 +103,5 @@ def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
 
 @app.task(name=REMOVE_TASK, ignore_result=True)
 def remove_job(job_id: str) -> None:
-    """Remove the parts of a cancelled job."""
-    here = host()
-    manifest = here.volume.job(job_id).read_manifest()
-    outcomes.remove_if_cancelled(here, job_id, manifest.destination if manifest else None)
+    """Remove the parts of a cancelled job, unless they are to stay."""
+    outcomes.remove_if_over(host(), job_id)

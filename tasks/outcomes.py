@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobState
 from tasks.records import NewJob
-from tasks.transfer.errors import TransferError
+from tasks.transfer.errors import TransferError, VolumeMissing
 
 if TYPE_CHECKING:
     from tasks.host import Host
@@ -72,7 +73,36 @@ def remove(host: Host, job_id: str, destination: str | None) -> None:
     host.volume.submissions.forget(job_id)
 
 
-def remove_if_cancelled(host: Host, job_id: str, destination: str | None) -> None:
-    """Remove what a cancelled job has on the volume; another job keeps what it has."""
-    if host.records.state(job_id) is JobState.CANCELLED:
-        remove(host, job_id, destination)
+def remove_if_over(host: Host, job_id: str, destination: str | None = None) -> None:
+    """Remove what a job has on the volume that was cancelled, or is complete; another job keeps what it has.
+
+    Of one that was cancelled and keeps its parts, say on the volume that nobody is at them. One look-up in Redis
+    where there is nothing to do; harmless whenever it is called, and however often.
+
+    Args:
+        host: whose records and volume.
+        job_id: which.
+        destination: where it was to be published; None: that is looked up.
+    """
+    (ending,) = host.records.endings([job_id])
+    if ending.leaves_nothing:
+        folder = host.volume.job(job_id)
+        manifest = folder.read_manifest() if destination is None else None
+        if destination is None and manifest is None:
+            host.volume.remove_job(job_id)
+        else:
+            remove(host, job_id, manifest.destination if manifest else destination)
+    elif ending.state is JobState.CANCELLED:
+        _leave(host, job_id)
+
+
+def _leave(host: Host, job_id: str) -> None:
+    folder = host.volume.job(job_id)
+    # Removed, or another job has it by now.
+    with contextlib.suppress(VolumeMissing):
+        if folder.is_left:
+            return
+        folder.mark_left(JobState.CANCELLED)
+    # Resumed meanwhile: its plan may have taken the mark away before this one was made.
+    if host.records.state(job_id) is not JobState.CANCELLED:
+        folder.unmark_left()

@@ -18,6 +18,7 @@ from tasks.app import FETCH_TASK, MERGE_TASK, PLAN_MANY_TASK, PLAN_TASK, QUEUES,
 from tasks.host import host
 from tasks.jobs import JobState
 from tasks.messages import sending_errors, shown_as
+from tasks.prune import prune_by_age
 from tasks.records import RedisError
 from tasks.restoring import keep_submissions, restore, restore_submissions
 from tasks.transfer.errors import SentInVain, TransferError
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 _TASKS = frozenset({PLAN_TASK, PLAN_MANY_TASK, FETCH_TASK, MERGE_TASK})
 #: There may be thousands of folders: for each look at them there are so many at the jobs in Redis.
 _VOLUME_SWEEPS = 4
+#: How often what is as old as records become is removed.
+_PRUNE_SECONDS = 3600.0
 #: Jobs that are asked for in one step of Redis.
 _JOBS_AT_ONCE = 200
 #: A deadline is the attempts' to keep; a job that is this late has nobody at it.
@@ -83,6 +86,8 @@ class Sweep:
             look_at_volume(self._host)
         if records.may_sweep("jobs", settings.sweep_seconds):
             self._look_at_jobs()
+        if records.may_sweep("prune", _PRUNE_SECONDS):
+            prune_by_age(self._host)
 
     def _look_at_jobs(self) -> None:
         records, settings = self._host.records, self._host.settings
@@ -153,12 +158,7 @@ def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[
         folder.unmark_left()
     else:
         # Complete or cancelled: who was to clean up died, or its message is lost.
-        manifest = folder.read_manifest()
-        destination = manifest.destination if manifest else None
-        if state is JobState.COMPLETE:
-            outcomes.remove(here, job_id, destination)
-        else:
-            outcomes.remove_if_cancelled(here, job_id, destination)
+        outcomes.remove_if_over(here, job_id)
 
 
 @worker_ready.connect

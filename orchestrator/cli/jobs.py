@@ -14,7 +14,7 @@ from orchestrator.cli.waiting import wait_and_exit
 from orchestrator.client import Orchestrator
 from orchestrator.job import Job
 from tasks.jobs import JobRecord, JobState
-from tasks.records import RedisError
+from tasks.records import NoSuchJob, RedisError
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @contextmanager
 def cluster() -> Iterator[Orchestrator]:
     """The cluster, or an `orchestrator up`: nobody knows of jobs of the embedded mode when it has ended."""
-    if _is_without_cluster():
+    if is_without_cluster():
         raise RedisError(
             "ORCHESTRATOR_REDIS_URL is not set and no `orchestrator up` is running: there are no jobs to look at."
         )
@@ -32,19 +32,24 @@ def cluster() -> Iterator[Orchestrator]:
         yield orchestrator
 
 
-def _is_without_cluster() -> bool:
+def is_without_cluster() -> bool:
+    """Whether there is neither a Redis in the settings nor an `orchestrator up`."""
     from orchestrator import rendezvous
 
     return Settings().redis_url is None and rendezvous.find() is None
 
 
-def _remove_left(job_id: str) -> bool:
-    """Throw away what a job of the embedded mode has left; False if there is nothing."""
+def _end_left(job_id: str, *, keep: bool) -> bool:
+    """Throw away what a job of the embedded mode has left, unless it is to stay; False if there is nothing."""
     from tasks.transfer.volume import Volume
 
     volume = Volume(Settings().volume.absolute())
-    if not volume.job(job_id).path.exists():
+    path = volume.job(job_id).path
+    if not path.exists():
         return False
+    if keep:
+        click.echo(f"job {job_id} has ended; what it has left stays in {path}")
+        return True
     volume.remove_job(job_id)
     click.echo(f"what job {job_id} had left is removed")
     return True
@@ -108,63 +113,105 @@ def wait(job_id: str, timeout: float | None, quiet: bool, as_json: bool) -> int:
         return wait_and_exit(orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json)
 
 
-@click.command()
-@click.argument("job_id", metavar="JOB")
-@options.as_json
-def cancel(job_id: str, as_json: bool) -> int:
-    """End JOB and remove its parts from the volume.
+_jobs = click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
 
-    Without a cluster: throw away what a job of the embedded mode has left here, or on --volume.
+
+@click.command()
+@_jobs
+@click.option("--keep", is_flag=True, help="Keep what came, for resume or for another submit.")
+@options.as_json
+def cancel(job_ids: tuple[str, ...], keep: bool, as_json: bool) -> int:
+    """End each JOB and remove its parts from the volume.
+
+    With --keep they stay, until they are pruned: `resume` goes on from there, and so does another submit of the same
+    URL. A later cancel without --keep removes them.
+
+    Without a cluster: throw away what jobs of the embedded mode have left here, or on --volume.
 
     \b
     Examples:
       orchestrator cancel 3f9a1c27d0b4
+      orchestrator cancel --keep 3f9a1c27d0b4 81c0e2aa5d17
       orchestrator --volume /data cancel 3f9a1c27d0b4
     """
-    if _is_without_cluster() and _remove_left(job_id):
-        return exits.COMPLETE
-    return _steer(job_id, Job.cancel, JobState.CANCELLED, as_json=as_json)
+    if is_without_cluster():
+        left = [job_id for job_id in job_ids if not _end_left(job_id, keep=keep)]
+        if not left:
+            return exits.COMPLETE
+        job_ids = tuple(left)
+
+    def end(job: Job) -> bool:
+        return job.cancel(keeps_parts=keep)
+
+    return _steer(job_ids, end, JobState.CANCELLED, as_json=as_json)
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@_jobs
 @options.as_json
-def pause(job_id: str, as_json: bool) -> int:
-    """Stop fetching JOB and keep what is there.
+def pause(job_ids: tuple[str, ...], as_json: bool) -> int:
+    """Stop fetching each JOB and keep what is there.
 
     \b
     Example:
       orchestrator pause 3f9a1c27d0b4
     """
-    return _steer(job_id, Job.pause, JobState.PAUSED, as_json=as_json)
+    return _steer(job_ids, Job.pause, JobState.PAUSED, as_json=as_json)
 
 
 @click.command()
-@click.argument("job_id", metavar="JOB")
+@_jobs
 @options.as_json
-def resume(job_id: str, as_json: bool) -> int:
-    """Go on with a paused, failed or cancelled JOB from what is there.
+def resume(job_ids: tuple[str, ...], as_json: bool) -> int:
+    """Go on with each paused, failed or cancelled JOB from what is there.
+
+    Of a job that was cancelled without --keep nothing is there: it starts over.
 
     \b
     Example:
       orchestrator resume 3f9a1c27d0b4
     """
-    return _steer(job_id, Job.resume, JobState.QUEUED, as_json=as_json)
+    return _steer(job_ids, Job.resume, JobState.QUEUED, as_json=as_json)
 
 
-def _steer(job_id: str, verb: Callable[[Job], bool], wanted: JobState, *, as_json: bool) -> int:
+def _steer(job_ids: tuple[str, ...], verb: Callable[[Job], bool], wanted: JobState, *, as_json: bool) -> int:
+    """Do the same to each of these jobs; the exit code of the last that it could not be done to."""
+    code, records = exits.COMPLETE, []
     with cluster() as orchestrator:
-        job = orchestrator.job(job_id)
-        done = verb(job)
-        record = job.status()
+        for job_id in dict.fromkeys(job_ids):
+            try:
+                before = orchestrator.job(job_id).status()
+                done = verb(Job(orchestrator, job_id))
+                record = orchestrator.job(job_id).status()
+            except NoSuchJob as error:
+                if len(job_ids) == 1:
+                    raise
+                exits.say_error(str(error))
+                code = exits.USAGE
+                continue
+            records.append(record)
+            if done and not as_json:
+                click.echo(f"job {job_id} is {record.state}{_besides(before, record)}")
+            if not done and record.state is not wanted:
+                exits.say_error(f"Job {job_id} is {record.state}; nothing was changed.")
+                code = exits.USAGE
     if as_json:
-        click.echo(record.model_dump_json(indent=2))
-    elif done:
-        click.echo(f"job {job_id} is {record.state}")
-    if done or record.state is wanted:
-        return exits.COMPLETE
-    exits.say_error(f"Job {job_id} is {record.state}; nothing was changed.")
-    return exits.USAGE
+        shown = [record.model_dump(mode="json") for record in records]
+        click.echo(json.dumps(shown[0] if len(job_ids) == 1 else shown, indent=2))
+    return code
+
+
+def _besides(before: JobRecord, after: JobRecord) -> str:
+    """What a person does not see in the new state."""
+    if after.state is JobState.CANCELLED and after.keeps_parts:
+        return f"; what came is kept. Go on with: orchestrator resume {after.job_id}"
+    if (
+        before.state is JobState.CANCELLED
+        and not before.keeps_parts
+        and after.state is not JobState.CANCELLED
+    ):
+        return "; its parts were removed when it was cancelled, so it starts over"
+    return ""
 
 
 def printable(text: str) -> str:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
+_AGE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw]?)", re.ASCII)
+_AGE_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
+
 
 class Size(click.ParamType[int]):
     """A number of bytes, such as ``1048576``, ``512k``, ``32M`` or ``1.5GiB``; K, M, G and T are powers of 1024."""
@@ -122,6 +125,19 @@ class Seconds(click.ParamType[float]):
         if not (math.isfinite(seconds) and seconds > 0):
             self.fail(f"{str(value)[:40]!r} is not a number of seconds above zero", param, ctx)
         return seconds
+
+
+class Age(click.ParamType[float]):
+    """How long ago, such as ``90s``, ``30m``, ``12h``, ``7d`` or ``2w``; a number alone is seconds."""
+
+    name = "age"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read it as seconds."""
+        match = _AGE.fullmatch(str(value).strip().lower())
+        if match is None:
+            self.fail(f"{str(value)[:40]!r} is not an age such as 90s, 30m, 12h, 7d or 2w", param, ctx)
+        return float(match[1]) * _AGE_SECONDS[match[2]]
 
 
 class Checksum(click.ParamType[tuple[str, str]]):

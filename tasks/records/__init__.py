@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
 from tasks.records.client import RedisAway, RedisError, without_password
+from tasks.records.endings import Ending, Endings
 from tasks.records.jobs import JobRecords, NewJob
 from tasks.records.leases import Lease
 from tasks.records.progress import Progress
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Asked",
+    "Ending",
     "Lease",
     "NewJob",
     "Next",
@@ -67,7 +69,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, States, Answers, Sendings, Sweeps, Attempts, TakeOvers):
+class Records(JobRecords, States, Answers, Sendings, Sweeps, Attempts, TakeOvers, Endings):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -121,6 +121,8 @@ def _to_record(
     digests = json.loads(fields.get("digests", "{}"))
     state = JobState(fields["state"])
     seconds = None
+    if state is not JobState.CANCELLED:
+        plain.pop("keeps_parts", None)  # of an earlier end, before a resume
     if not state.is_final:
         plain.pop("finished_at", None)  # of an earlier end, before a resume
     elif "finished_at" in fields:

@@ -195,6 +195,11 @@ class JobFolder:
                     latest = max(latest or 0.0, path.stat().st_mtime)
         return latest
 
+    def touch(self) -> None:
+        """Have the folder look written to; what cannot be touched is left as it is."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path)
+
     def mark_left(self, why: str = "ended") -> None:
         """Say that nobody is at the job any more, so that another may go on with it at once; and in a word why."""
         with volume_errors(self.path):
@@ -241,11 +246,18 @@ class JobFolder:
         for folder in self.path.glob("plan-*"):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def remove(self) -> None:
-        """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
+    def discard(self) -> bool:
+        """Remove the folder with all in it; whether it is gone then, also if it was before."""
+        aside = self.path.with_name(f"{_REMOVED}{self.path.name}.{secrets.token_hex(4)}")
         # Renamed first: half removed, receipts might outlive the parts that they vouch for.
         with contextlib.suppress(OSError):
-            self.path.rename(self.path.with_name(f"{_REMOVED}{self.path.name}.{secrets.token_hex(4)}"))
+            self.path.rename(aside)
+            shutil.rmtree(aside, ignore_errors=True)
+        return not os.path.lexists(self.path) and not os.path.lexists(aside)
+
+    def remove(self) -> None:
+        """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
+        self.discard()
         for removed in self.path.parent.glob(f"{_REMOVED}*"):
             shutil.rmtree(removed, ignore_errors=True)
         for parent in (self.path.parent / "reserved", self.path.parent):

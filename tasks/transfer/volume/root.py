@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 FOLDER_NAME = ".orchestrator"
+_RESERVED = "reserved"
+_RESERVATION = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _JOB_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
@@ -164,10 +166,23 @@ class Volume:
             if self._holder(path) == job_id:
                 path.unlink(missing_ok=True)
 
+    def reservations(self) -> dict[str, str | None]:
+        """Who has each destination that is reserved, by the reservation's name; None: that cannot be read."""
+        found = {}
+        with volume_errors(self.root), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            for path in (self.root / FOLDER_NAME / _RESERVED).iterdir():
+                if _RESERVATION.fullmatch(path.name):
+                    found[path.name] = self._holder(path)
+        return found
+
+    def end_reservation(self, name: str, job_id: str) -> None:
+        """Have nobody have a destination that this job, which is gone, has; harmless if another one has it by now."""
+        self._break(self.root / FOLDER_NAME / _RESERVED / name, job_id)
+
     def remove_job(self, job_id: str) -> None:
         """Remove all that a job has on the volume, whatever its destination is; harmless if it is gone."""
         with contextlib.suppress(OSError):
-            for path in (self.root / FOLDER_NAME / "reserved").iterdir():
+            for path in (self.root / FOLDER_NAME / _RESERVED).iterdir():
                 if self._holder(path) == job_id:
                     path.unlink(missing_ok=True)
         self.job(job_id).remove()
@@ -229,7 +244,7 @@ class Volume:
 
     def _reservation(self, destination: str) -> Path:
         name = hashlib.sha256(str(self.path_of(destination)).encode()).hexdigest()[:32]
-        return self.root / FOLDER_NAME / "reserved" / name
+        return self.root / FOLDER_NAME / _RESERVED / name
 
     def _holder(self, path: Path) -> str | None:
         return self._holders(path)[0]
