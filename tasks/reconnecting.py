@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery.worker import state
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 #: How long a worker waits between attempts to reach Redis. Celery's own pause grows to half a minute, in which a Redis
 #: that is back has nobody to work for it.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1, 5
+#: How long a worker is back before it takes messages. Those that are at work have reported by then what they brought
+#: meanwhile, and have their leases again: their spans look left to whoever comes before, and are fetched twice.
+_REPORTS_SECONDS = 2.0
 #: How long an acknowledgement waits that Redis did not take.
 _SETTLE_AGAIN_SECONDS = 1.0
 
@@ -73,6 +77,13 @@ class ReconnectingConsumer(Consumer):
         )
         self.first_connection_attempt = False
         return conn
+
+    def connect(self) -> Any:
+        """Connect, and when it is not for the first time, let those at work report first."""
+        connection = super().connect()
+        if self.restart_count > 0:
+            time.sleep(_REPORTS_SECONDS)
+        return connection
 
     def on_ready(self) -> None:
         """Put back what the last connection left, when a new one stands."""
