@@ -9,14 +9,26 @@ import traceback
 from typing import TYPE_CHECKING
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobState
+from tasks.records import RedisError
 from tasks.transfer.errors import TransferError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tasks.host import Host
     from tasks.transfer.manifest import Manifest
     from tasks.transfer.merge_parts import Merged
 
 logger = logging.getLogger(__name__)
+
+
+def is_still(host: Host, job_id: str, state: JobState) -> bool:
+    """Whether a job is in a state that it was in; without Redis, which is a view, it is."""
+    try:
+        return host.records.state(job_id) is state
+    except RedisError as error:
+        logger.warning("state not known job=%s error=%s", job_id, error)
+        return True
 
 
 def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
@@ -39,11 +51,14 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     remove(host, manifest.job_id, manifest.destination)
 
 
-def fail(host: Host, job_id: str, error: Exception) -> None:
-    """Say why a job failed. Its parts stay, for ``resume`` or for another submit, which may have its destination."""
+def fail(host: Host, job_id: str, error: Exception, *, allowed: Collection[JobState] = ACTIVE_STATES) -> None:
+    """Say why a job failed, if it is in an allowed state.
+
+    Its parts stay, for ``resume`` or for another submit, which may have its destination.
+    """
     told = shown(job_id, error)
     logger.warning("job failed job=%s code=%s", job_id, told.code)
-    host.records.fail(job_id, told)
+    host.records.fail(job_id, told, allowed=allowed)
 
 
 def shown(job_id: str, error: Exception) -> JobError:

@@ -32,7 +32,7 @@ from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
 from tasks.records.client import RedisError, without_password
 from tasks.records.jobs import JobRecords, NewJob
-from tasks.records.leases import Lease
+from tasks.records.leases import LEASE_SECONDS, Lease
 from tasks.records.progress import Progress
 from tasks.records.reading import Asked, NoSuchJob
 from tasks.records.sendings import Sendings
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 __all__ = [
+    "LEASE_SECONDS",
     "Asked",
     "Lease",
     "NewJob",

@@ -66,7 +66,7 @@ def fetch_chunk(
         attempt.begin_at(sum(each.length_bytes for each in proven.receipts if each.start == start))
         return Brought(proven, {})
     span = span or Span(chunk.number, proven.length_bytes)
-    with folder.open_part(manifest, chunk, span) as part:
+    with folder.open_part(manifest, chunk, span, check_lease=attempt.check_lease) as part:
         if not manifest.honours_ranges or opened is not None:
             # The stream can only be had from its first byte.
             part.start_over()
@@ -102,7 +102,7 @@ def keep_beginning(
     What has not come within `most_seconds` is left too: the chunk's task waits for this.
     """
     ends_seconds = clock() + most_seconds
-    with folder.open_part(manifest, chunk) as part:
+    with folder.open_part(manifest, chunk, check_lease=attempt.check_lease) as part:
         part.start_over()
         attempt.begin_at(0)
         try:
