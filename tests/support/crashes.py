@@ -160,7 +160,7 @@ def _run(step: str, arguments: list[Any], *, stops: bool) -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PTRACER, ctypes.c_ulong(-1 & (2**64 - 1)), 0, 0, 0)
             os.kill(os.getpid(), signal.SIGSTOP)
         getattr(crash_steps, step)(*arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001  (it must not go on as the process that it was forked from)
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
