@@ -76,8 +76,11 @@ def shown(job_id: str, error: Exception) -> JobError:
 
 def remove(host: Host, job_id: str, destination: str | None) -> None:
     """Remove what a job has on the volume; harmless if it is gone."""
-    if destination is not None:
-        host.volume.release(destination, job_id)
+    if destination is None:
+        # Of a job without a manifest: its plan may have died with a destination reserved.
+        host.volume.remove_job(job_id)
+        return
+    host.volume.release(destination, job_id)
     host.volume.job(job_id).remove()
 
 
