@@ -82,12 +82,15 @@ def plan_many(self: Any, job_ids: Sequence[str]) -> None:
     all_asked = _begin(here, job_ids, is_needed=is_redelivered(self))
     left = list(all_asked)
     while left:
-        if time.monotonic() > ends_seconds:
+        if time.monotonic() > ends_seconds or here.watch.is_draining:
             raise again(self, (left,), 0)
         try:
             later = _carry_out(here, _Order(left[0]), all_asked[left[0]])
         except NoLease as error:
             raise again(self, (left,), _after(error)) from None
+        except Reject:
+            # Given back as it came, those that are done would be planned once more.
+            raise again(self, (left,), 0) from None
         job_id = left.pop(0)
         if later is not None:
             countdown = min(later.seconds, LONGEST_COUNTDOWN_SECONDS)

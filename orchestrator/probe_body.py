@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from tasks import outcomes
 from tasks.bringing import BEGINNING_SECONDS
+from tasks.host import new_attempt_name
+from tasks.jobs import JobState
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import DestinationExists, PlanVoidError, TransferError, TransientError
+from tasks.transfer.errors import PlanVoidError, TransferError, TransientError
 from tasks.transfer.fetch_chunk import fetch_chunk, keep_beginning
 from tasks.transfer.merge_parts import Incomplete, Merged, publish_parts
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from tasks.transfer.attempt import Attempt
     from tasks.transfer.http_source import Body, Source
     from tasks.transfer.manifest import Manifest, Receipt
+    from tasks.transfer.volume import JobFolder
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +63,30 @@ class Reader:
                 return False
             receipts = brought.proven.receipts
             self.host.records.span_done(self.progress(), brought.by_worker, is_whole=True)
-        result = _publish(self.host, manifest, receipts)
+        result = self._publish(manifest, receipts)
         if isinstance(result, Incomplete):
             return False
         outcomes.complete(self.host, manifest, result)
         return True
+
+    def _publish(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged | Incomplete:
+        """Publish, unless the job was cancelled or planned by others, as it may be while this process stood still."""
+        volume = self.host.volume
+        guard = self.host.watch.new_attempt(new_attempt_name())
+        with self.host.watch.guarding(guard, manifest.job_id, states={JobState.PLANNING}):
+            # Whether it stood still since the file was fetched, too.
+            self.attempt.check_lease()
+            return publish_parts(
+                volume,
+                volume.job(manifest.job_id),
+                manifest,
+                receipts,
+                check=guard.check,
+                may_publish=lambda: (
+                    not _is_superseded(volume.job(manifest.job_id), manifest)
+                    and outcomes.is_still(self.host, manifest.job_id, JobState.PLANNING)
+                ),
+            )
 
     def keep_beginning(self, manifest: Manifest, body: Body) -> None:
         """Save it as the beginning of the first chunk, whose task waits for this lease meanwhile.
@@ -89,14 +111,7 @@ class Reader:
             logger.info("beginning cut short job=%s cause=%s", manifest.job_id, type(error).__name__)
 
 
-def _publish(host: Host, manifest: Manifest, receipts: Sequence[Receipt]) -> Merged | Incomplete:
-    """Publish a file of one chunk, which another delivery of the plan's message may be doing too."""
-    folder = host.volume.job(manifest.job_id)
-    try:
-        return publish_parts(host.volume, folder, manifest, receipts)
-    except DestinationExists:
-        whole = folder.join(manifest, receipts)
-        if not host.volume.has_same_content(manifest.destination, whole):
-            raise
-        mine = manifest.model_copy(update={"spec": manifest.spec.model_copy(update={"overwrite": True})})
-        return publish_parts(host.volume, folder, mine, receipts)
+def _is_superseded(folder: JobFolder, manifest: Manifest) -> bool:
+    """Whether another plan of the job was stored; this one is not, and what it takes the place of is older."""
+    present = folder.read_manifest()
+    return present is not None and present.generation >= manifest.generation

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 _CONTROL_SLOTS = 4
 #: A process with fewer connections than this costs more memory than it saves time.
 _LEAST_SLOTS = 4
-#: How long a process may take to end. What it had not acknowledged by then is delivered again.
-_LAST_SECONDS = 12.0
+#: How long a process may take to end; a worker is gone within 2 s of SIGTERM. Then it is ended where it is, in a sync,
+#: a Redis or a file server that hangs. That is safe: on the volume nothing has its name before it is whole, leases run
+#: out, and messages that were not acknowledged are sent again.
+_LAST_SECONDS = 1.6
+#: How long its supervisor waits for that: a process may be too far gone to end itself.
+GRACE_SECONDS = 1.9
 
 
 def worker_services(
@@ -74,7 +78,7 @@ def _processors() -> int:
 
 
 def _end_soon(**_: object) -> None:
-    """End the process even if Celery's own end does not come: it may wait for a Redis that is gone for good."""
+    """End the process even if Celery's own end does not come: it waits for each task, and for Redis."""
     timer = threading.Timer(_LAST_SECONDS, os._exit, [1])
     timer.daemon = True
     timer.start()

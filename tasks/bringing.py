@@ -98,11 +98,14 @@ class Bringing:
 
     def give_lease_back(self, *, has_failed: bool = False) -> None:
         """Report how far the attempt came, if one was begun."""
-        progress = self.progress
-        if progress is None:
+        if self.progress is None:
             return
+        progress = self.progress()
+        if self.attempt is not None and self.attempt.has_lost_lease:
+            # Another may be at the span, or have brought it: less than that must not be told of it.
+            progress = dataclasses.replace(progress, done_bytes=None)
         try:
-            self._host.records.attempt_ended(progress(), has_failed=has_failed)
+            self._host.records.attempt_ended(progress, has_failed=has_failed)
         except RedisError as error:
             logger.warning("not reported error=%s", error)
 

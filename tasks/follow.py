@@ -79,6 +79,8 @@ class _Follower:
         """Hash until all is hashed, a part is not what came, or the job does not go on."""
         for receipt in self._receipts():
             for _ in self._pass.read(receipt):
+                if self._host.watch.is_draining:
+                    return
                 if time.monotonic() - self._told_seconds > _TELL_SECONDS:
                     self.tell()
             if self._pass.bad:
@@ -113,6 +115,8 @@ class _Follower:
                 taken = len(proven.receipts)
 
     def _goes_on(self) -> bool:
+        if self._host.watch.is_draining:
+            return False
         now = time.monotonic()
         if now - self._checked_seconds < _CHECK_SECONDS:
             return True

@@ -18,7 +18,7 @@ from tasks.jobs import JobState
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
-from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
+from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.retry import RetryPolicy
@@ -28,6 +28,7 @@ from tasks.watch import LowSpeed, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tasks.transfer.attempt import Attempt
     from tasks.transfer.manifest import JobSpec, Span
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class Host:
             origin: whose connection it needs.
             name: of an attempt that has ended, whose lease this one goes on with; None: it needs one of its own.
         """
-        attempt = Attempt(name or new_attempt_name())
+        attempt = self.watch.new_attempt(name or new_attempt_name())
         return attempt, lambda: Progress(
             job_id=job_id,
             span=span,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import Reject
+
 from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
-from tasks.host import host
+from tasks.host import host, new_attempt_name
 from tasks.jobs import JobState
 from tasks.messages import again, is_redelivered, sending_errors, shown_as
 from tasks.records import RedisError
-from tasks.transfer.attempt import AttemptStopped
+from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import DigestMismatch, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
 from tasks.transfer.merge_parts import merge_parts as merge
@@ -69,28 +71,63 @@ def _merge(self: Any, here: Host, job_id: str, generation: int) -> None:
         outcomes.remove_if_over(here, job_id, manifest.destination)
         return
     try:
-        result = merge(
-            here.volume, manifest, may_publish=lambda: here.records.state(job_id) is JobState.MERGING
-        )
-    except AttemptStopped:
+        result = _run(here, manifest)
+    except AttemptStopped as stopped:
+        if stopped.reason is not StopReason.JOB_ENDED:
+            # It comes back as redelivered, and may go on though the job is merging.
+            raise Reject(stopped.reason, requeue=True) from None
         outcomes.remove_if_over(here, job_id, manifest.destination)
         return
     except RedisError:
         raise
     except Exception as error:  # noqa: BLE001  (the job must not stay in `merging`, whatever happened)
-        if isinstance(error, DigestMismatch):
-            # Another submit of this file must not end here again without having fetched anything.
-            refuted = manifest.model_copy(update={"refuted_digests": expected_digests(manifest)})
-            folder.write_manifest(refuted)
-        outcomes.fail(here, job_id, error)
+        _fail(here, manifest, error)
         return
     _go_on(here, manifest, result)
+
+
+def _run(here: Host, manifest: Manifest) -> Merged | Incomplete:
+    """Merge, as long as this worker stays and the job is merging; what is paused or cancelled ends, too."""
+    attempt = here.watch.new_attempt(new_attempt_name())
+    with here.watch.guarding(attempt, manifest.job_id, states={JobState.MERGING}):
+        return merge(
+            here.volume,
+            manifest,
+            check=attempt.check,
+            may_publish=lambda: (
+                not _is_superseded(here, manifest)
+                and outcomes.is_still(here, manifest.job_id, JobState.MERGING)
+            ),
+        )
+
+
+def _is_superseded(here: Host, manifest: Manifest) -> bool:
+    """Whether the job was sent again or planned anew since: others took over while this process stood still."""
+    present = here.volume.job(manifest.job_id).read_manifest()
+    return present is not None and (present.generation, present.plan_name) != (
+        manifest.generation,
+        manifest.plan_name,
+    )
+
+
+def _fail(here: Host, manifest: Manifest, error: Exception) -> None:
+    """Mark the job failed, unless it is no longer this merge's."""
+    if _is_superseded(here, manifest):
+        logger.info("merge fenced off job=%s cause=%s", manifest.job_id, type(error).__name__)
+        return
+    if isinstance(error, DigestMismatch):
+        # Another submit of this file must not end here again without having fetched anything.
+        refuted = manifest.model_copy(update={"refuted_digests": expected_digests(manifest)})
+        here.volume.job(manifest.job_id).write_manifest(refuted)
+    outcomes.fail(here, manifest.job_id, error, allowed={JobState.MERGING})
 
 
 def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
     """Complete the job, or have sent again what is missing."""
     job_id = manifest.job_id
     if isinstance(result, Incomplete):
+        if _is_superseded(here, manifest):
+            return
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
         shown = shown_as(f"{job_id}, {len(result.chunks)} missing")
         with sending_errors():

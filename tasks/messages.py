@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from tasks.records import RedisError
@@ -37,7 +38,9 @@ def is_redelivered(task: Any) -> bool:
 
 
 def again(task: Any, args: tuple[Any, ...], seconds: float, cause: Exception | None = None) -> Exception:
-    """Send the message of a running task again; what to raise then, which tells Celery that it was.
+    """Send the message of a running task again; what to raise then, which tells Celery what became of it.
+
+    If it cannot be sent, the old one is given back, and comes at once when Redis is there again.
 
     Args:
         task: the task, bound.
@@ -47,5 +50,11 @@ def again(task: Any, args: tuple[Any, ...], seconds: float, cause: Exception | N
     """
     # Celery does not hand the readable arguments on to a retry by itself.
     shown = {"argsrepr": task.request.argsrepr, "kwargsrepr": task.request.kwargsrepr}
-    retry: Exception = task.retry(args=args, kwargs={}, exc=cause, countdown=seconds, throw=False, **shown)
+    try:
+        retry: Exception = task.retry(
+            args=args, kwargs={}, exc=cause, countdown=seconds, throw=False, **shown
+        )
+    except Reject:
+        # What Celery raises if it could not be sent, and that one would drop the message.
+        return Reject("not sent again", requeue=True)
     return retry

@@ -10,15 +10,26 @@ import traceback
 from typing import TYPE_CHECKING
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobState
-from tasks.records import NewJob
+from tasks.records import NewJob, RedisError
 from tasks.transfer.errors import TransferError, VolumeMissing
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from tasks.host import Host
     from tasks.transfer.manifest import Manifest
     from tasks.transfer.merge_parts import Merged
 
 logger = logging.getLogger(__name__)
+
+
+def is_still(host: Host, job_id: str, state: JobState) -> bool:
+    """Whether a job is in a state that it was in; without Redis, which is a view, it is."""
+    try:
+        return host.records.state(job_id) is state
+    except RedisError as error:
+        logger.warning("state not known job=%s error=%s", job_id, error)
+        return True
 
 
 def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
@@ -45,11 +56,14 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     remove(host, manifest.job_id, manifest.destination)
 
 
-def fail(host: Host, job_id: str, error: Exception) -> None:
-    """Say why a job failed. Its parts stay, for ``resume`` or for another submit, which may have its destination."""
+def fail(host: Host, job_id: str, error: Exception, *, allowed: Collection[JobState] = ACTIVE_STATES) -> None:
+    """Say why a job failed, if it is in an allowed state.
+
+    Its parts stay, for ``resume`` or for another submit, which may have its destination.
+    """
     told = shown(job_id, error)
     logger.warning("job failed job=%s code=%s", job_id, told.code)
-    host.records.fail(job_id, told)
+    host.records.fail(job_id, told, allowed=allowed)
 
 
 def shown(job_id: str, error: Exception) -> JobError:
@@ -67,9 +81,12 @@ def shown(job_id: str, error: Exception) -> JobError:
 
 def remove(host: Host, job_id: str, destination: str | None) -> None:
     """Remove what a job has on the volume; harmless if it is gone."""
-    if destination is not None:
+    if destination is None:
+        # Of a job without a manifest: its plan may have died with a destination reserved.
+        host.volume.remove_job(job_id)
+    else:
         host.volume.release(destination, job_id)
-    host.volume.job(job_id).remove()
+        host.volume.job(job_id).remove()
     host.volume.submissions.forget(job_id)
 
 
@@ -86,12 +103,8 @@ def remove_if_over(host: Host, job_id: str, destination: str | None = None) -> N
     """
     (ending,) = host.records.endings([job_id])
     if ending.leaves_nothing:
-        folder = host.volume.job(job_id)
-        manifest = folder.read_manifest() if destination is None else None
-        if destination is None and manifest is None:
-            host.volume.remove_job(job_id)
-        else:
-            remove(host, job_id, manifest.destination if manifest else destination)
+        manifest = host.volume.job(job_id).read_manifest() if destination is None else None
+        remove(host, job_id, manifest.destination if manifest else destination)
     elif ending.state is JobState.CANCELLED:
         _leave(host, job_id)
 

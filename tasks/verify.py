@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from celery.exceptions import Reject
+
 from tasks import outcomes
 from tasks.app import VERIFY_TASK, app
-from tasks.host import host
+from tasks.host import host, new_attempt_name
 from tasks.jobs import JobState, VerifyAnswer
+from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.digests import CRC32C
 from tasks.transfer.errors import BadOption
 from tasks.transfer.verify_file import Verification, verify_file
@@ -27,6 +30,9 @@ def verify(job_id: str, token: str) -> None:
     here = host()
     try:
         answer = VerifyAnswer(verification=_verify(here, job_id))
+    except AttemptStopped as stopped:
+        # This worker goes away: another reads the file.
+        raise Reject(stopped.reason, requeue=True) from None
     except Exception as error:  # noqa: BLE001  (whoever asked has to be told, whatever happened)
         answer = VerifyAnswer(error=outcomes.shown(job_id, error))
     here.records.answer(token, answer.model_dump_json())
@@ -39,4 +45,7 @@ def _verify(here: Host, job_id: str) -> Verification:
     here.volume.check()
     # Not the record's path: hosts may have the volume at different places.
     path = here.volume.path_of(destination)
-    return verify_file(path, {**record.digests, CRC32C: record.crc32c}, size_bytes=record.size_bytes)
+    digests = {**record.digests, CRC32C: record.crc32c}
+    attempt = here.watch.new_attempt(new_attempt_name())
+    with here.watch.guarding(attempt):
+        return verify_file(path, digests, size_bytes=record.size_bytes, check=attempt.check)

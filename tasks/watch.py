@@ -3,6 +3,9 @@
 Twice a second it reports every attempt's bytes and renews its lease in one round trip, learns whether
 the jobs still stand, and ends what has to end: an attempt whose job ended or is out of time, whose time slice
 is over, or whose connection is too slow. Reading threads are blocked in reads and cannot do that themselves.
+
+Another thread beats the process's pulse, which must not wait for Redis as the watch does: where the pulse stood
+still, the whole process did, its leases ran out, and its attempts end before they write anything more.
 """
 
 from __future__ import annotations
@@ -16,16 +19,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import FETCHING_STATES
-from tasks.records import Progress, Records, RedisError, Standing
-from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
+from tasks.records import LEASE_SECONDS, Progress, Records, RedisError, Standing
+from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason, uptime_seconds
 from tasks.transfer.errors import JobTimedOut, TooSlow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
+
+    from tasks.jobs import JobState
 
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
+#: Leases count from the second in which they were renewed: up to one less.
+_MOST_STILL_SECONDS = LEASE_SECONDS - 1
 #: A connection that has brought nothing for so long is slow; before that it may be far away.
 _FIRST_BYTES_SECONDS = 3.0
 
@@ -39,6 +46,13 @@ class _Watched:
     window_bytes: int
     looked_seconds: float  #: when it was last looked at
     looked_bytes: int  #: what it had brought then
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    attempt: Attempt
+    job_id: str | None
+    states: Collection[JobState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,19 +72,28 @@ class Watch:
         low_speed: LowSpeed,
         *,
         clock: Callable[[], float] = time.monotonic,
+        uptime: Callable[[], float] = uptime_seconds,
         tick_seconds: float | None = _TICK_SECONDS,
     ) -> None:
-        """Take what to report to, and how often to look; None: only when `tick` is called."""
+        """Take what to report to, and how often to look; None: only when `tick` is called, and `beat` of the pulse."""
         self._records = records
         self._low_speed = low_speed
         self._clock = clock
         self._tick_seconds = tick_seconds
+        self.pulse = Pulse(_MOST_STILL_SECONDS, clock=uptime)
         self._watched: dict[str, _Watched] = {}
-        self._jobs: Counter[str] = Counter()  # that are planned or merged
+        self._at_work: Counter[str] = Counter()  # jobs that are planned or merged
+        self._guarded: dict[str, _Guarded] = {}
         self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._is_running = False
         self.is_draining = False  #: this worker goes away
         self._redis_is_away = False
+
+    def new_attempt(self, name: str) -> Attempt:
+        """An attempt that ends if this process stands still for longer than a lease lasts."""
+        with self._lock:
+            self._begin()
+        return Attempt(name, self.pulse)
 
     @contextmanager
     def over(
@@ -95,7 +118,6 @@ class Watch:
         )
         with self._lock:
             self._watched[attempt.name] = watched
-            self._begin()
             is_draining = self.is_draining
         if is_draining:
             attempt.stop(AttemptStopped(StopReason.DRAIN))
@@ -109,30 +131,51 @@ class Watch:
     def over_job(self, job_id: str) -> Iterator[None]:
         """Within, go on saying that somebody plans or merges a job."""
         with self._lock:
-            self._jobs[job_id] += 1
+            self._at_work[job_id] += 1
             self._begin()
         try:
             yield
         finally:
             with self._lock:
-                self._jobs[job_id] -= 1
-                self._jobs += Counter()  # without those at zero
+                self._at_work[job_id] -= 1
+                self._at_work += Counter()  # without those at zero
+
+    @contextmanager
+    def guarding(
+        self, attempt: Attempt, job_id: str | None = None, *, states: Collection[JobState] = ()
+    ) -> Iterator[None]:
+        """Within, end `attempt`, which fetches nothing, when this worker goes away or a job leaves these states."""
+        with self._lock:
+            self._guarded[attempt.name] = _Guarded(attempt, job_id, states)
+            is_draining = self.is_draining
+        if is_draining:
+            attempt.stop(AttemptStopped(StopReason.DRAIN))
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._guarded[attempt.name]
 
     def drain(self) -> None:
         """End all attempts, those that begin from now on included: this worker goes away."""
         with self._lock:
             self.is_draining = True
-            watched = list(self._watched.values())
-        for each in watched:
-            each.attempt.stop(AttemptStopped(StopReason.DRAIN))
+            attempts = [each.attempt for each in self._watched.values()]
+            attempts += [each.attempt for each in self._guarded.values()]
+        for attempt in attempts:
+            attempt.stop(AttemptStopped(StopReason.DRAIN))
+
+    def _beat(self, tick_seconds: float) -> None:
+        while True:
+            self.pulse.beat()
+            time.sleep(tick_seconds)
 
     def _begin(self) -> None:
-        """Have the thread run, which is started when it is needed first; the lock is held."""
-        if self._thread is None and self._tick_seconds is not None:
-            self._thread = threading.Thread(
-                target=self._run, args=(self._tick_seconds,), name="watch", daemon=True
-            )
-            self._thread.start()
+        """Have the threads run, which are started when they are needed first; the lock is held."""
+        if not self._is_running and self._tick_seconds is not None:
+            self._is_running = True
+            for run in (self._beat, self._run):
+                threading.Thread(target=run, args=(self._tick_seconds,), name="watch", daemon=True).start()
 
     def _run(self, tick_seconds: float) -> None:
         while True:
@@ -146,31 +189,44 @@ class Watch:
     def tick(self) -> None:
         """Look once at all attempts."""
         with self._lock:
-            watched = list(self._watched.values())
-            job_ids = list(self._jobs)
-        if not watched and not job_ids:
-            return
+            watched, guarded = list(self._watched.values()), list(self._guarded.values())
+        for attempt in (*(each.attempt for each in watched), *(each.attempt for each in guarded)):
+            if attempt.has_lost_lease:
+                attempt.stop(AttemptStopped(StopReason.LEASE_LOST))
+        # Who lost its lease has nothing to say of a span: another may be at it, or have brought it.
+        watched = [each for each in watched if not each.attempt.has_lost_lease]
         now = self._clock()
         for each in watched:
             if each.ends_seconds is not None and now >= each.ends_seconds:
                 each.attempt.stop(AttemptStopped(StopReason.SLICE))
             self._check_speed(each, now)
             _measure(each, now)
-        reports = {each.attempt.name: each.progress() for each in watched}
         try:
-            if job_ids:
-                self._records.goes_on(job_ids)
-            standings = self._records.report(reports.values()) if reports else {}
+            self._report(watched, guarded)
         except RedisError as error:
             # Redis is a view: without it the bytes go on coming.
             if not self._redis_is_away:
                 logger.warning("progress not reported error=%s", error)
             self._redis_is_away = True
-            return
-        self._redis_is_away = False
+        else:
+            self._redis_is_away = False
+
+    def _report(self, watched: Sequence[_Watched], guarded: Sequence[_Guarded]) -> None:
+        """Report what goes on, and end what is told to end."""
+        with self._lock:
+            at_work = list(self._at_work)
+        if at_work:
+            self._records.goes_on(at_work)
+        reports = {each.attempt.name: each.progress() for each in watched}
+        standings = self._records.report(reports.values()) if reports else {}
         for each in watched:
             report = reports[each.attempt.name]
             _tell(each.attempt, report, standings[report.holder])
+        job_ids = [each.job_id for each in guarded if each.job_id is not None]
+        states = dict(zip(job_ids, self._records.states(job_ids), strict=True)) if job_ids else {}
+        for one in guarded:
+            if one.job_id is not None and states[one.job_id] not in one.states:
+                one.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
 
     def _check_speed(self, each: _Watched, now: float) -> None:
         seconds = now - each.window_began_seconds

@@ -80,7 +80,7 @@ def worker(
       orchestrator worker -- --heartbeat-interval 10
     """
     from orchestrator.processes import Supervisor
-    from orchestrator.worker import worker_services
+    from orchestrator.worker import GRACE_SECONDS, worker_services
     from tasks.app import QUEUES
     from tasks.settings import settings
     from tasks.transfer.volume import Volume
@@ -99,7 +99,7 @@ def worker(
         celery_args=celery_args,
         loglevel=loglevel,
     )
-    Supervisor(services).run()
+    Supervisor(services, grace_seconds=GRACE_SECONDS).run()
     return exits.COMPLETE
 
 

@@ -40,7 +40,7 @@ from tasks.records.attempts import Attempts, Standing
 from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.endings import Ending, Endings
 from tasks.records.jobs import JobRecords, NewJob
-from tasks.records.leases import Lease
+from tasks.records.leases import LEASE_SECONDS, Lease
 from tasks.records.progress import Progress
 from tasks.records.reading import Asked, NoSuchJob, RecordLost
 from tasks.records.sendings import Sendings
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
 __all__ = [
+    "LEASE_SECONDS",
     "Asked",
     "Ending",
     "Lease",

@@ -128,6 +128,10 @@ def _to_record(
     elif "finished_at" in fields:
         seconds = max(0.0, float(fields["finished_at"]) - float(fields["created_at"]))
     bytes_done = sum(map(int, counts))
+    if state is JobState.COMPLETE and "chunks_count" in fields:
+        # The merge had all their receipts. A chunk that was done while a new sending looked for what is missing may
+        # have been forgotten here.
+        chunks_done = int(fields["chunks_count"])
     if "size_bytes" in fields:
         # What two workers brought at the same time counts once; and a report that was on its way when the last byte
         # came may have told less.

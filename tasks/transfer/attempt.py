@@ -8,12 +8,52 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import math
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tasks.transfer.errors import TransferError
+
+
+def uptime_seconds() -> float:
+    """A clock that goes on while the host is suspended, where there is one; `time.monotonic` stands still then."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class Pulse:
+    """Whether this process ran on: somebody beats it, and where the beats stood still for too long, leases are lost.
+
+    Others may be at the same chunk by then, or have published the file.
+    """
+
+    def __init__(self, most_seconds: float, *, clock: Callable[[], float] = uptime_seconds) -> None:
+        """Take how long the process may stand still, and a clock; without any beat it is never asked."""
+        self._most_seconds = most_seconds
+        self._clock = clock
+        self._beat_seconds = math.inf
+        self.stops_count = 0  #: how often the process stood still for too long
+
+    def beat(self) -> None:
+        """Say that the process runs."""
+        now = self._clock()
+        if now - self._beat_seconds > self._most_seconds:
+            # Before the beat is noted: whoever goes by that must see this too.
+            self.stops_count += 1
+        self._beat_seconds = now
+
+    def has_stopped_since(self, stops_count: int) -> bool:
+        """Whether the process stood still for too long since `stops_count` was read, up to now."""
+        # In this order, see `beat`.
+        return self._clock() - self._beat_seconds > self._most_seconds or self.stops_count != stops_count
+
+
+#: Of a process that holds no lease.
+_STEADY = Pulse(math.inf)
 
 
 class StopReason(enum.StrEnum):
@@ -23,6 +63,7 @@ class StopReason(enum.StrEnum):
     DRAIN = "drain"  #: this worker is going away
     DONE = "done"  #: another worker was quicker
     SLICE = "slice"  #: the time slice is over: somebody else's turn
+    LEASE_LOST = "lease lost"  #: the process stood still for longer than a lease lasts: others may be at it
 
 
 class AttemptStopped(Exception):
@@ -36,7 +77,9 @@ class AttemptStopped(Exception):
 class Attempt:
     """One try at bringing one chunk; the reader counts, the watcher stops."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, pulse: Pulse = _STEADY) -> None:
+        self._pulse = pulse
+        self._stops_count = pulse.stops_count
         self.name = name  #: unique to whoever holds a lease: one after the other may have it
         self.done_bytes = 0  #: bytes of the part that are written, what earlier attempts left included
         self.resumed_bytes = 0  #: of these, what earlier attempts left
@@ -89,3 +132,14 @@ class Attempt:
         """Raise what it was stopped by, if it was stopped."""
         if self.stopped_by is not None:
             raise self.stopped_by
+        self.check_lease()
+
+    def check_lease(self) -> None:
+        """Ask this right before something is written: `AttemptStopped` if the process stood still for too long."""
+        if self.has_lost_lease:
+            raise AttemptStopped(StopReason.LEASE_LOST)
+
+    @property
+    def has_lost_lease(self) -> bool:
+        """Whether the process stood still for longer than a lease lasts since the attempt began."""
+        return self._pulse.has_stopped_since(self._stops_count)

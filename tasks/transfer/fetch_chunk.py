@@ -68,7 +68,7 @@ def fetch_chunk(
         # Told again: who brought it may have been fenced off before it could say so.
         return Brought(proven, own[0].brought_bytes if own else {})
     span = span or Span(chunk.number, proven.length_bytes)
-    with folder.open_part(manifest, chunk, span) as part:
+    with folder.open_part(manifest, chunk, span, check_lease=attempt.check_lease) as part:
         if not manifest.honours_ranges or opened is not None:
             # The stream can only be had from its first byte.
             part.start_over()
@@ -104,7 +104,7 @@ def keep_beginning(
     What has not come within `most_seconds` is left too: the chunk's task waits for this.
     """
     ends_seconds = clock() + most_seconds
-    with folder.open_part(manifest, chunk) as part:
+    with folder.open_part(manifest, chunk, check_lease=attempt.check_lease) as part:
         part.start_over()
         attempt.begin_at(0)
         try:

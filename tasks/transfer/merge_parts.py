@@ -37,13 +37,19 @@ class Incomplete:
 
 
 def merge_parts(
-    volume: Volume, manifest: Manifest, *, may_publish: Callable[[], bool] = lambda: True
+    volume: Volume,
+    manifest: Manifest,
+    *,
+    check: Callable[[], object] = lambda: None,
+    may_publish: Callable[[], bool] = lambda: True,
 ) -> Merged | Incomplete:
     """Merge what the volume proves to be there; what a chord's count says is not asked.
 
     Args:
         volume: where the parts are.
         manifest: the plan.
+        check: asked between blocks, as long as nothing is published; what it raises ends the merge, and what it had
+            joined is removed.
         may_publish: asked right before the file becomes visible: a job may be cancelled while parts are joined.
 
     Returns:
@@ -63,10 +69,10 @@ def merge_parts(
         if not proven.is_whole:
             missing.append(chunk)
     # Not before all seem to be there: it may be all of the file that has to be read.
-    missing = missing or folder.refuted(manifest)
+    missing = missing or folder.refuted(manifest, check=check)
     if missing:
         return Incomplete(missing)
-    return publish_parts(volume, folder, manifest, receipts, may_publish=may_publish)
+    return publish_parts(volume, folder, manifest, receipts, check=check, may_publish=may_publish)
 
 
 def publish_parts(
@@ -75,6 +81,7 @@ def publish_parts(
     manifest: Manifest,
     receipts: Sequence[Receipt],
     *,
+    check: Callable[[], object] = lambda: None,
     may_publish: Callable[[], bool] = lambda: True,
 ) -> Merged | Incomplete:
     """Check, join and publish parts whose receipts are all there, in order; otherwise as `merge_parts`."""
@@ -84,23 +91,18 @@ def publish_parts(
     was_followed = False
     # A merge that died right after publishing is run again, and finds its file under both names.
     if not folder.holds(path):
-        bad, was_followed = _check_digests(folder, manifest, receipts, whole_crc32c)
+        bad, was_followed = _check_digests(folder, manifest, receipts, whole_crc32c, check)
         if bad:
             return Incomplete(bad)
-        whole = folder.join(manifest, receipts)
-        folder.check_size(whole, size_bytes)
-        if manifest.spec.sync:
-            folder.sync_file(whole)
-        if not may_publish():
-            raise AttemptStopped(StopReason.JOB_ENDED)
+        whole = folder.join(manifest, receipts, check=check)
         try:
-            volume.publish(
-                whole, manifest.destination, overwrite=manifest.spec.overwrite, sync=manifest.spec.sync
-            )
-        except DestinationExists:
-            # By another delivery of the same message, which was quicker.
-            if not folder.holds(path):
-                raise
+            _make_ready(folder, manifest, whole, size_bytes)
+            check()
+            _ask(may_publish)
+        except AttemptStopped:
+            folder.discard_joined(whole)
+            raise
+        _publish(volume, folder, manifest, whole)
     return Merged(
         path=path,
         size_bytes=size_bytes,
@@ -110,8 +112,35 @@ def publish_parts(
     )
 
 
+def _make_ready(folder: JobFolder, manifest: Manifest, whole: Path, size_bytes: int) -> None:
+    folder.check_size(whole, size_bytes)
+    if manifest.spec.sync:
+        folder.sync_file(whole)
+
+
+def _ask(may_publish: Callable[[], bool]) -> None:
+    if not may_publish():
+        raise AttemptStopped(StopReason.JOB_ENDED)
+
+
+def _publish(volume: Volume, folder: JobFolder, manifest: Manifest, whole: Path) -> None:
+    spec = manifest.spec
+    try:
+        volume.publish(whole, manifest.destination, overwrite=spec.overwrite, sync=spec.sync)
+    except DestinationExists:
+        # By another merge of this job, which was quicker.
+        if not folder.holds(volume.path_of(manifest.destination)) and not volume.has_same_content(
+            manifest.destination, whole
+        ):
+            raise
+
+
 def _check_digests(
-    folder: JobFolder, manifest: Manifest, receipts: Sequence[Receipt], whole_crc32c: int
+    folder: JobFolder,
+    manifest: Manifest,
+    receipts: Sequence[Receipt],
+    whole_crc32c: int,
+    check: Callable[[], object],
 ) -> tuple[list[Chunk], bool]:
     """Compare the whole file's digests with what is expected.
 
@@ -126,11 +155,11 @@ def _check_digests(
     _compare(manifest, {CRC32C: f"{whole_crc32c:08x}"})
     if not algorithms_to_pass(manifest):
         return [], False
-    followed = digests_of_follower(folder, manifest, receipts)
+    followed = digests_of_follower(folder, manifest, receipts, check=check)
     if followed is not None:
         _compare(manifest, followed)
         return [], True
-    whole_pass = hash_parts(folder, manifest, receipts)
+    whole_pass = hash_parts(folder, manifest, receipts, check=check)
     if whole_pass.bad:
         return _refuse(folder, manifest, whole_pass.bad), False
     _compare(manifest, whole_pass.digests())

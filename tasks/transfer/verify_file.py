@@ -11,7 +11,7 @@ from tasks.transfer.errors import FileUnreadable
 from tasks.transfer.volume import read_blocks
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
 
@@ -35,13 +35,20 @@ class Verification(BaseModel):
     compared: tuple[Compared, ...]
 
 
-def verify_file(path: Path, digests: Mapping[str, str], *, size_bytes: int | None = None) -> Verification:
+def verify_file(
+    path: Path,
+    digests: Mapping[str, str],
+    *,
+    size_bytes: int | None = None,
+    check: Callable[[], object] = lambda: None,
+) -> Verification:
     """Read a file, and compare its digests, and its size if that is known.
 
     Args:
         path: of the file.
         digests: algorithm -> hexadecimal, lower case; names as in `digests.LENGTHS_BYTES`.
         size_bytes: None: not known.
+        check: asked after each block; what it raises ends the reading.
 
     Raises:
         FileUnreadable: it is not there, or cannot be read.
@@ -50,6 +57,7 @@ def verify_file(path: Path, digests: Mapping[str, str], *, size_bytes: int | Non
     seen_bytes = 0
     try:
         for block in read_blocks(path):
+            check()
             hasher.update(block)
             seen_bytes += len(block)
     except OSError as error:

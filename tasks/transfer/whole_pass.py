@@ -79,12 +79,14 @@ def digests_of_follower(
     manifest: Manifest,
     receipts: Iterable[Receipt],
     *,
+    check: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], object] = time.sleep,
 ) -> dict[str, str] | None:
     """What somebody has hashed while the parts were fetched, if that is exactly these parts.
 
-    One that is still at it is waited for: it is ahead of whoever would begin now.
+    One that is still at it is waited for: it is ahead of whoever would begin now. What `check` raises, asked all the
+    while, ends that.
 
     Returns:
         The digests, or None if there is nobody, or nobody who goes on.
@@ -98,16 +100,25 @@ def digests_of_follower(
             seen_bytes, moved_seconds = followed.length_bytes, clock()
         elif clock() - moved_seconds > _PATIENCE_SECONDS:
             break
+        check()
         sleep(_LOOK_SECONDS)
     return None
 
 
-def hash_parts(folder: JobFolder, manifest: Manifest, receipts: Sequence[Receipt]) -> WholePass:
-    """Read all parts now."""
+def hash_parts(
+    folder: JobFolder,
+    manifest: Manifest,
+    receipts: Sequence[Receipt],
+    *,
+    check: Callable[[], object] = lambda: None,
+) -> WholePass:
+    """Read all parts now; what `check` raises, asked after each block, ends it."""
     whole_pass = WholePass(folder, manifest)
     for receipt in receipts:
         for _ in whole_pass.read(receipt):
-            pass
+            check()
+        # Of a job that others have merged meanwhile, no block is there.
+        check()
     return whole_pass
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tasks.jobs import JobState
 from tasks.records import Progress, RedisError, Standing
-from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
+from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
 from tasks.transfer.manifest import Span
 from tasks.watch import LowSpeed, Watch
@@ -21,6 +21,11 @@ class Records:
         self.is_done = False
         self.is_away = False
         self.reported = []
+        self.asked = []
+
+    def states(self, job_ids):
+        self.asked.append(job_ids)
+        return [self.state for _ in job_ids]
 
     def report(self, reports):
         if self.is_away:
@@ -175,3 +180,72 @@ def test_a_drain_stops_what_runs_and_what_begins(setup):
         assert attempt.stopped_by.reason is StopReason.DRAIN
     with watch.over(later, progress(later), slice_seconds=60):
         assert later.stopped_by.reason is StopReason.DRAIN
+
+
+def test_a_merge_ends_when_its_job_does_or_the_worker_goes(setup):
+    records, _, watch, _ = setup
+    merge, other = watch.new_attempt("m1"), watch.new_attempt("m2")
+    records.state = JobState.MERGING
+    with watch.guarding(merge, "0123456789ab", states={JobState.MERGING}), watch.guarding(other):
+        watch.tick()
+        merge.check()
+        records.state = JobState.PAUSED
+        watch.tick()
+        with pytest.raises(AttemptStopped, match="job ended"):
+            merge.check()
+        other.check()
+        watch.drain()
+        with pytest.raises(AttemptStopped, match="drain"):
+            other.check()
+    with watch.guarding(later := watch.new_attempt("m3")), pytest.raises(AttemptStopped, match="drain"):
+        later.check()
+    assert records.asked == [["0123456789ab"]] * 2
+
+
+@pytest.fixture
+def frozen():
+    """A watch whose process stands still when the test says so."""
+    records, uptime = Records(), Clock()
+    watch = Watch(records, LowSpeed(0, 30), clock=Clock(), uptime=uptime, tick_seconds=None)
+    watch.pulse.beat()
+    return records, uptime, watch
+
+
+def test_an_attempt_ends_whose_process_stood_still_for_longer_than_its_lease(frozen):
+    records, uptime, watch = frozen
+    attempt = watch.new_attempt("a1")
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        uptime.now = 9.0
+        attempt.check()
+        # Also before anybody has told it: the thread that writes may be the first to go on.
+        uptime.now = 9.1
+        with pytest.raises(AttemptStopped, match="lease lost"):
+            attempt.check_lease()
+        # And for good: the beats go on.
+        watch.pulse.beat()
+        with pytest.raises(AttemptStopped, match="lease lost"):
+            attempt.check_lease()
+        watch.tick()
+        assert attempt.stopped_by.reason is StopReason.LEASE_LOST
+        assert records.reported == [], "of a span that another may be at"
+    later = watch.new_attempt("a2")
+    with watch.over(later, progress(later), slice_seconds=60):
+        watch.tick()
+        later.check()
+        assert len(records.reported) == 1
+
+
+def test_an_attempt_goes_on_while_redis_is_away(frozen):
+    records, uptime, watch = frozen
+    records.is_away = True
+    attempt = watch.new_attempt("a1")
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        for second in range(1, 61):
+            uptime.now = second
+            watch.pulse.beat()
+            watch.tick()
+            attempt.check()
+
+
+def test_a_pulse_that_nobody_beats_stops_nothing():
+    Attempt("a1", Pulse(1.0, clock=lambda: 1e9)).check()

@@ -17,12 +17,13 @@ from tasks.transfer.volume.part_writer import PartWriter
 from tasks.transfer.volume.proof import SHARED_FILE_NAME, kept_bytes, prove, refuse, refute
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from tasks.transfer.manifest import Chunk, Proven, Receipt, Span
 
 _FOLLOWED_NAME = "followed.json"
+_MERGED = "merged."
 _REMOVED = "removed."
 _LEFT = "left"
 #: What rename() says where it would have to replace something.
@@ -86,9 +87,16 @@ class JobFolder:
                         stale.unlink()
                 self._make_shared_file(shared, manifest.size_bytes or 0)
 
-    def open_part(self, manifest: Manifest, chunk: Chunk, span: Span | None = None) -> PartWriter:
-        """Open a part, or a span of it, for writing where its last checkpoint ends."""
-        return PartWriter(self._plan_folder(manifest), manifest, chunk, span)
+    def open_part(
+        self,
+        manifest: Manifest,
+        chunk: Chunk,
+        span: Span | None = None,
+        *,
+        check_lease: Callable[[], object] = lambda: None,
+    ) -> PartWriter:
+        """Open a part, or a span of it, for writing where its last checkpoint ends; see `PartWriter`."""
+        return PartWriter(self._plan_folder(manifest), manifest, chunk, span, check_lease=check_lease)
 
     def proven(self, manifest: Manifest, chunk: Chunk) -> Proven:
         """What is there of a chunk for certain."""
@@ -99,11 +107,14 @@ class JobFolder:
         """The chunks that are not there as a whole, in order."""
         return [chunk for chunk in manifest.chunks() if not self.proven(manifest, chunk).is_whole]
 
-    def refuted(self, manifest: Manifest) -> list[Chunk]:
-        """The chunks with receipts that the bytes do not bear out, in order; these receipts are removed."""
+    def refuted(self, manifest: Manifest, *, check: Callable[[], object] = lambda: None) -> list[Chunk]:
+        """The chunks with receipts that the bytes do not bear out, in order; these receipts are removed.
+
+        What `check` raises, asked now and then, ends it.
+        """
         folder = self._plan_folder(manifest)
         with volume_errors(folder):
-            return [chunk for chunk in manifest.chunks() if refute(folder, manifest, chunk)]
+            return [chunk for chunk in manifest.chunks() if refute(folder, manifest, chunk, check=check)]
 
     def kept_bytes(self, manifest: Manifest) -> int:
         """How much of the file need not be fetched, by what receipts and checkpoints say."""
@@ -118,8 +129,12 @@ class JobFolder:
                 _is_same(path, published) for path in self.path.glob("plan-*/*")
             )
 
-    def join(self, manifest: Manifest, receipts: Sequence[Receipt]) -> Path:
+    def join(
+        self, manifest: Manifest, receipts: Sequence[Receipt], *, check: Callable[[], object] = lambda: None
+    ) -> Path:
         """Join the parts in order.
+
+        What `check` raises, asked now and then, ends it, and nothing of it is left.
 
         Returns:
             The whole file, still inside the job's folder. In the shared layout and for a single part
@@ -131,9 +146,25 @@ class JobFolder:
                 return folder / SHARED_FILE_NAME
             if len(receipts) == 1:
                 return folder / receipts[0].file_name
-            merged = folder / f"merged.{secrets.token_hex(6)}"
-            join([(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts], merged)
+            self._remove_merged_before(manifest)
+            merged = folder / f"{_MERGED}{manifest.generation}.{secrets.token_hex(6)}"
+            parts = [(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts]
+            join(parts, merged, check=check)
             return merged
+
+    def discard_joined(self, whole: Path) -> None:
+        """Remove a joined file that is not published; the file of a part, or of all, is kept."""
+        if whole.name.startswith(_MERGED):
+            with volume_errors(whole):
+                whole.unlink(missing_ok=True)
+
+    def _remove_merged_before(self, manifest: Manifest) -> None:
+        """Remove what merges of earlier sendings had joined when they died: twice the file may be more than fits."""
+        for path in self._plan_folder(manifest).glob(f"{_MERGED}*"):
+            generation = path.name.removeprefix(_MERGED).partition(".")[0]
+            # Not those of this one: a merge whose message came twice may be at it.
+            if generation != str(manifest.generation):
+                path.unlink(missing_ok=True)
 
     def blocks_of(self, manifest: Manifest, receipt: Receipt) -> Iterator[memoryview]:
         """The bytes that a receipt vouches for, in order; fewer if they are not all there.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from tasks.transfer.volume.files import write_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
 # linux/fs.h: _IOW(0x94, 13, struct file_clone_range)
@@ -21,13 +21,22 @@ _CANNOT = frozenset(
     {errno.EOPNOTSUPP, errno.ENOTTY, errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EPERM, errno.EBADF}
 )
 _COPY_BYTES = 4 * 1024 * 1024
+#: What the kernel copies at once: nobody can end it meanwhile.
+_KERNEL_COPY_BYTES = 32 * 1024 * 1024
 
 
-def join(parts: Iterable[tuple[Path, int]], target: Path) -> None:
+def join(
+    parts: Iterable[tuple[Path, int]], target: Path, *, check: Callable[[], object] = lambda: None
+) -> None:
     """Write the parts, each given with its length in bytes, one after the other into a new `target`.
 
+    Args:
+        parts: in order.
+        target: must not be there.
+        check: asked now and then; what it raises ends the join.
+
     Raises:
-        OSError: nothing of the target is left.
+        OSError: nothing of the target is left then, nor after what `check` raises.
     """
     offset = 0
     # O_EXCL: an older merge's file may have been published under a second name, and must not be written again.
@@ -36,11 +45,11 @@ def join(parts: Iterable[tuple[Path, int]], target: Path) -> None:
         for path, length_bytes in parts:
             source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                _append(source, out, offset, length_bytes)
+                _append(source, out, offset, length_bytes, check)
             finally:
                 os.close(source)
             offset += length_bytes
-    except OSError:
+    except BaseException:
         # On a volume that is full it would take the space that the next merge needs.
         target.unlink(missing_ok=True)
         raise
@@ -66,11 +75,13 @@ def can_clone(folder: Path) -> bool:
         two.unlink(missing_ok=True)
 
 
-def _append(source: int, out: int, offset: int, length_bytes: int) -> None:
+def _append(source: int, out: int, offset: int, length_bytes: int, check: Callable[[], object]) -> None:
+    check()
     if os.fstat(source).st_size == length_bytes and _clone(source, out, offset):
         return
-    copied_bytes = _copy_in_kernel(source, out, offset, length_bytes)
+    copied_bytes = _copy_in_kernel(source, out, offset, length_bytes, check)
     while copied_bytes < length_bytes:
+        check()
         block = os.pread(source, min(_COPY_BYTES, length_bytes - copied_bytes), copied_bytes)
         if not block:
             raise OSError(errno.EIO, "a part is shorter than its receipt says")
@@ -89,13 +100,15 @@ def _clone(source: int, out: int, offset: int) -> bool:
     return True
 
 
-def _copy_in_kernel(source: int, out: int, offset: int, length_bytes: int) -> int:
+def _copy_in_kernel(
+    source: int, out: int, offset: int, length_bytes: int, check: Callable[[], object]
+) -> int:
     copied_bytes = 0
     try:
         while copied_bytes < length_bytes:
-            count = os.copy_file_range(
-                source, out, length_bytes - copied_bytes, copied_bytes, offset + copied_bytes
-            )
+            check()
+            most_bytes = min(length_bytes - copied_bytes, _KERNEL_COPY_BYTES)
+            count = os.copy_file_range(source, out, most_bytes, copied_bytes, offset + copied_bytes)
             if count == 0:
                 break
             copied_bytes += count

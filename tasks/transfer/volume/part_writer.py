@@ -43,10 +43,21 @@ class PartWriter:
         chunk: Chunk,
         span: Span | None = None,
         *,
+        check_lease: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Open the span, all of the chunk if none is given, and take over what its last checkpoint vouches for."""
+        """Open the span, all of the chunk if none is given, and take over what its last checkpoint vouches for.
+
+        Args:
+            folder: of the plan.
+            manifest: the plan.
+            chunk: which of its chunks.
+            span: what of it.
+            check_lease: asked right before anything is written; what it raises, every method may raise.
+            clock: for checkpoints now and then.
+        """
         self._folder = folder
+        self._check_lease = check_lease
         self._clock = clock
         self._span = span or Span(chunk.number)
         stop = self._span.stop if self._span.stop is not None else chunk.length_bytes
@@ -102,6 +113,7 @@ class PartWriter:
         Raises:
             VolumeError: it could not be written; the part ends where it did before.
         """
+        self._check_lease()
         try:
             write_all(self._fd, block, self._base_offset + self.done_bytes)
         except OSError:
@@ -127,6 +139,7 @@ class PartWriter:
         is_time = fresh_bytes >= _PACE_BYTES or (fresh_bytes > 0 and seconds >= _PACE_SECONDS)
         if not is_time or seconds < _LEAST_INTERVAL_COSTS * (self._cost_seconds or 0):
             return
+        self._check_lease()
         with volume_errors(self._folder):
             self._write_checkpoint(Checkpoint(**self._state(worker)))
         self._kept_bytes, self._kept_seconds = self.done_bytes, self._clock()
@@ -140,10 +153,15 @@ class PartWriter:
         is_told = self._is_shared and self.done_bytes == self._resumed_bytes
         if self.done_bytes == 0 or is_told or self._is_behind():
             return
+        self._check_lease()
         with volume_errors(self._folder):
             if self._sync:
+                if self.done_bytes != self._kept_bytes:
+                    # A sync may hang, and the process be ended under it.
+                    self._write_checkpoint(Checkpoint(**self._state(worker)))
                 os.fdatasync(self._fd)
             checkpoint = Checkpoint(**self._state(worker, is_synced=self._sync), is_left=True)
+            self._check_lease()  # the sync may have taken long
             self._write_checkpoint(checkpoint, sync=self._sync)
 
     def _is_behind(self) -> bool:
@@ -155,12 +173,14 @@ class PartWriter:
 
     def complete(self, worker: str) -> Receipt:
         """Leave a receipt: the part is whole and, unless sync is off, on disk."""
+        self._check_lease()
         with volume_errors(self._folder):
             if not self._is_shared:
                 os.ftruncate(self._fd, self.done_bytes)  # an attempt that started over may leave a tail
             if self._sync:
                 os.fdatasync(self._fd)
             receipt = Receipt(**self._state(worker, is_synced=self._sync), boot=this_boot())
+            self._check_lease()  # the sync may have taken long
             write_whole(self._path("receipt"), receipt.model_dump_json(), sync=self._sync)
             self._is_vouched_for = True
             self._path("checkpoint").unlink(missing_ok=True)
@@ -182,6 +202,7 @@ class PartWriter:
 
     def _open(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
         """Open the file to write to; the checkpoint to go on from, if it is true."""
+        self._check_lease()
         path = self._folder / self._file_name
         if not self._is_shared:
             checkpoint = self._take_over(checkpoint)
@@ -231,7 +252,8 @@ class PartWriter:
                     write_all(fd, block, copied_bytes)
                     crc = crc32c(block, crc)
                     copied_bytes += len(block)
-        except OSError:
+            self._check_lease()
+        except BaseException:
             own.unlink(missing_ok=True)
             raise
         finally:

@@ -15,7 +15,7 @@ from tasks.transfer.manifest import Checkpoint, LayoutName, Proven, Receipt
 from tasks.transfer.volume.files import read_blocks, this_boot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tasks.transfer.manifest import Chunk, Manifest, PartState
@@ -43,13 +43,18 @@ def prove(folder: Path, manifest: Manifest, chunk: Chunk) -> Proven:
     return Proven(tuple(receipts), is_whole=True)
 
 
-def refute(folder: Path, manifest: Manifest, chunk: Chunk) -> bool:
-    """Remove the receipts of a chunk that the bytes on the volume do not bear out; whether there were any."""
+def refute(
+    folder: Path, manifest: Manifest, chunk: Chunk, *, check: Callable[[], object] = lambda: None
+) -> bool:
+    """Remove the receipts of a chunk that the bytes on the volume do not bear out; whether there were any.
+
+    What `check` raises, asked now and then, ends it.
+    """
     is_refuted = False
     for receipt in prove(folder, manifest, chunk).receipts:
         is_shared = manifest.layout is LayoutName.SHARED
         offset = chunk.start + receipt.start if is_shared else 0
-        if not vouches_truly(receipt, folder / receipt.file_name, offset):
+        if not vouches_truly(receipt, folder / receipt.file_name, offset, check=check):
             (folder / f"{stem_of(chunk.number, receipt.start)}.receipt").unlink(missing_ok=True)
             is_refuted = True
     return is_refuted
@@ -74,7 +79,9 @@ def refuse(folder: Path, receipts: Iterable[Receipt], *, generation: int) -> boo
     return was_refused
 
 
-def vouches_truly(state: PartState, path: Path, offset: int) -> bool:
+def vouches_truly(
+    state: PartState, path: Path, offset: int, *, check: Callable[[], object] = lambda: None
+) -> bool:
     """Whether the bytes at `offset` of a file are those that a state vouches for; read only where they may be lost."""
     if path.stat().st_size < offset + state.length_bytes:
         return False
@@ -84,6 +91,7 @@ def vouches_truly(state: PartState, path: Path, offset: int) -> bool:
         return True
     crc = 0
     for block in read_blocks(path, offset, state.length_bytes, from_disk=True):
+        check()
         crc = crc32c(block, crc)
     return crc == state.crc32c
 
