@@ -19,9 +19,11 @@ from support.cluster import COMMAND, Cluster, cluster
 from support.files import MIB, wait_until_clean
 from support.origin import origin
 from support.redis_server import redis_server
-from support.tools import wait_until
+from support.tools import end, wait_until
+from tasks.app import VERIFY_TASK, make_app
 from tasks.jobs import JobState
 from tasks.records import NoSuchJob, RecordLost, RedisAway, RedisError
+from tasks.settings import Settings
 
 CONTENT = random.Random(5).randbytes(24 * MIB + 5)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -95,8 +97,9 @@ def test_workers_fetch_on_while_redis_is_dead_and_report_when_it_is_back(one: Cl
     processes = children(worker)
     served.bytes_per_second = MIB
     with one.orchestrator() as orchestrator:
-        # Four connections: the other chunks are in the workers' hands, and wait for their time there.
-        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES, connections=4)
+        # Seven chunks for eight slots: with messages that are unacknowledged and a slot that asks for more, Celery's
+        # own consumer ends the process.
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
         wait_until(lambda: job.status().bytes_done > 2 * MIB, what="the first bytes")
         with waiting(job) as told:
             wait_until(lambda: told["looks"], what="the first look")
@@ -124,11 +127,11 @@ def test_workers_fetch_on_while_redis_is_dead_and_report_when_it_is_back(one: Cl
 
 
 def test_workers_outlive_a_redis_that_goes_away_again_and_again(one: Cluster, served):
-    worker = one.start_worker("--concurrency", "4")
+    worker = one.start_worker("--concurrency", "8")
     processes = children(worker)
-    served.bytes_per_second = MIB / 2
+    served.bytes_per_second = MIB / 4
     with one.orchestrator() as orchestrator:
-        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES, connections=2)
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
         wait_until(lambda: job.status().bytes_done > MIB, what="the first bytes")
         with waiting(job):
             for _ in range(3):
@@ -139,6 +142,44 @@ def test_workers_outlive_a_redis_that_goes_away_again_and_again(one: Cluster, se
                 wait_until(lambda: all_answer(orchestrator), seconds=60, what="the workers' return")
     assert is_there(one)
     assert children(worker) == processes
+
+
+def test_what_waits_for_its_time_in_a_worker_is_not_forgotten_with_the_connection(one: Cluster, served):
+    one.start_worker("--concurrency", "4")
+    app = make_app(Settings(redis_url=one.redis.url))
+    with one.orchestrator() as orchestrator, app:
+        job = orchestrator.submit(served.url)
+        job.wait(60)
+        app.send_task(VERIFY_TASK, args=(job.job_id, "token"), countdown=30, ignore_result=True)
+        wait_until(lambda: one.redis.client().hlen("manyhands:unacked") == 1, what="the worker's taking it")
+        one.redis.kill()
+        wait_until(lambda: "Redis not reached" in one.log(), what="the notice")
+        one.redis.start()
+        # Its time is the same as before; and it is nowhere else.
+        answers: list[str] = []
+
+        def takes_answer() -> bool:
+            with contextlib.suppress(RedisAway):
+                answers.extend(filter(None, [orchestrator.records.take_answer("token", 1)]))
+            return bool(answers)
+
+        wait_until(takes_answer, seconds=90, what="the answer")
+    wait_until(lambda: one.redis.client().hlen("manyhands:unacked") == 0, what="its acknowledgement")
+    assert one.redis.client().llen("merge") == 0
+
+
+def test_a_worker_ends_when_it_is_told_to_though_redis_is_dead(one: Cluster, served):
+    worker = one.start_worker("--concurrency", "4")
+    processes = children(worker)
+    served.bytes_per_second = MIB / 4
+    with one.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        wait_until(lambda: job.status().bytes_done > MIB, what="the first bytes")
+        one.redis.kill()
+        wait_until(lambda: "Redis not reached" in one.log(), what="the notice")
+        end(worker, seconds=60)
+        assert not [pid for pid in processes if psutil.pid_exists(pid)]
+        one.redis.start()
 
 
 def test_a_redis_that_froze_is_waited_for(one: Cluster, served):
