@@ -10,18 +10,15 @@ from pathlib import Path
 import pytest
 
 from orchestrator import JobEndedBadly
-from support.cluster import KEY, Cluster
+from support.cluster import Cluster
 from support.files import MIB, leftovers, wait_until_clean
 from support.origin import origin
 from support.tools import end, wait_until
 from tasks import outcomes
 from tasks.app import make_app
-from tasks.host import Host, records_of
 from tasks.jobs import JobError, JobState
 from tasks.settings import Settings
-from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
-from tasks.watch import LowSpeed, Watch
 
 CONTENT = random.Random(13).randbytes(24 * MIB)
 QUEUES = ("control", "merge", "chunks")
@@ -206,18 +203,8 @@ def test_a_paused_job_stays_paused_over_the_end_of_its_worker(empty_cluster, ser
 
 @pytest.fixture
 def here(empty_cluster):
-    """A worker's host in the test's own process."""
-    values = Settings(redis_url=empty_cluster.redis.url, volume=empty_cluster.volume, secret_key=KEY)
-    records = records_of(values)
-    yield Host(
-        name="here",
-        settings=values,
-        records=records,
-        volume=Volume(empty_cluster.volume),
-        watch=Watch(records, LowSpeed(0, 30), tick_seconds=None),
-        policy=RetryPolicy(fruitless_attempts=8, backoff_cap_seconds=30, max_wait_seconds=120),
-    )
-    records.close()
+    with empty_cluster.host() as one:
+        yield one
 
 
 def without_broker(orchestrator):

@@ -20,7 +20,7 @@ from support.manifests import manifest_of_file
 from support.origin import origin
 from support.tools import wait_until
 from tasks.jobs import JobError, JobState
-from tasks.prune import prune
+from tasks.prune import prune, prune_by_age
 from tasks.records import NewJob, Progress, Records
 from tasks.transfer.manifest import JobSpec, LayoutName, Span
 from tasks.transfer.volume import Volume
@@ -383,6 +383,16 @@ def test_the_command_has_a_worker_prune_and_says_what_went(empty_cluster: Cluste
     wrong = empty_cluster.run("prune", "--older-than", "soon")
     assert wrong.returncode == 2
     assert "is not an age such as" in wrong.stderr
+
+
+def test_a_worker_prunes_by_the_age_of_records(empty_cluster: Cluster):
+    with empty_cluster.host() as here:
+        old, young = new_id(), new_id()
+        for job_id, seconds in ((old, WEEK + 60), (young, WEEK - 60)):
+            record(here.records, job_id, JobState.FAILED, ended_seconds=seconds)
+            leave_parts(here.volume, job_id)
+        assert prune_by_age(here).jobs == [old]
+        assert here.volume.job_ids() == [young]
 
 
 def test_a_worker_without_its_volume_says_so(empty_cluster: Cluster):

@@ -12,6 +12,11 @@ from typing import TYPE_CHECKING
 
 from orchestrator import Orchestrator
 from support.tools import end, wait_until
+from tasks.host import Host, records_of
+from tasks.settings import Settings
+from tasks.transfer.retry import RetryPolicy
+from tasks.transfer.volume import Volume
+from tasks.watch import LowSpeed, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +61,23 @@ class Cluster:
 
     def orchestrator(self) -> Orchestrator:
         return Orchestrator(redis_url=self.redis.url, volume=self.volume, secret_key=KEY)
+
+    @contextmanager
+    def host(self) -> Iterator[Host]:
+        """A worker's host in the test's own process."""
+        values = Settings(redis_url=self.redis.url, volume=self.volume, secret_key=KEY)
+        records = records_of(values)
+        try:
+            yield Host(
+                name="here",
+                settings=values,
+                records=records,
+                volume=Volume(self.volume),
+                watch=Watch(records, LowSpeed(0, 30), tick_seconds=None),
+                policy=RetryPolicy(fruitless_attempts=8, backoff_cap_seconds=30, max_wait_seconds=120),
+            )
+        finally:
+            records.close()
 
     def start_worker(self, *args: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a worker and wait until all its Celery processes are ready."""
