@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -10,7 +11,8 @@ from orchestrator import checksums as checksum_lists
 from orchestrator.cluster import Cluster
 from orchestrator.job import LOOK_SECONDS, Job
 from orchestrator.submission import Options, Wanted, new_job
-from tasks.app import PLAN_MANY_TASK, PLAN_TASK
+from tasks.app import PLAN_MANY_TASK, PLAN_TASK, lists_for
+from tasks.messages import MESSAGE_PRIORITIES, urgency
 from tasks.records import NoSuchJob
 from tasks.transfer.errors import VolumeError
 from tasks.transfer.volume import Volume
@@ -79,7 +81,7 @@ class Orchestrator(Cluster):
         wanted = Wanted(url, output, checksum_lists.given(sha256, digests or {}), checksums)
         new = new_job(wanted, self.settings.secret_key, options)
         self._record([new])
-        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}")
+        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}", **urgency(new.spec.priority))
         return Job(self, new.job_id)
 
     def submit_many(self, files: Iterable[str | Wanted], **options: Unpack[Options]) -> list[Job]:
@@ -96,9 +98,14 @@ class Orchestrator(Cluster):
         news = [new_job(each, self.settings.secret_key, options) for each in wanted]
         self._record(news)
         count = min(_MOST_JOBS_A_TASK, max(1, len(news) // _LEAST_TASKS))
+        # All into one list, behind as few of others as can be: workers take from each list in turn.
+        lists = self.records.shortest(lists_for(-(-len(news) // count)), MESSAGE_PRIORITIES)
+        queue = random.choice(lists)
         for begin in range(0, len(news), count):
             some = news[begin : begin + count]
-            self.send(PLAN_MANY_TASK, [new.job_id for new in some], f"{some[0].url}, {len(some)} jobs")
+            shown = f"{some[0].url}, {len(some)} jobs"
+            urgent = urgency(some[0].spec.priority)
+            self.send(PLAN_MANY_TASK, [new.job_id for new in some], shown, queue=queue, **urgent)
         return [Job(self, new.job_id) for new in news]
 
     def wait_for_all(

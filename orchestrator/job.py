@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.app import PLAN_TASK, REMOVE_TASK, VERIFY_TASK
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
+from tasks.messages import urgency
 from tasks.transfer.errors import JobTimedOut, PermanentError, side_of
 
 if TYPE_CHECKING:
@@ -164,7 +165,8 @@ class Job:
         records = self._cluster.records
         asked = records.request(self.job_id)
         fields = records.deadline(asked.spec) if asked else {}
+        urgent = urgency(asked.spec.priority) if asked else {}
         done = records.transition(self.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields)
         if done:
-            self._cluster.send(PLAN_TASK, self.job_id, f"{self.job_id}, resumed")
+            self._cluster.send(PLAN_TASK, self.job_id, f"{self.job_id}, resumed", **urgent)
         return done

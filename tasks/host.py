@@ -27,7 +27,7 @@ from tasks.watch import LowSpeed, Watch
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.transfer.manifest import JobSpec, Span
+    from tasks.transfer.manifest import JobSpec, Priority, Span
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,14 @@ class Host:
         return dataclasses.replace(self.policy, max_wait_seconds=spec.max_wait_seconds)
 
     def new_attempt(
-        self, job_id: str, span: Span | None, *, generation: int, origin: str, name: str | None = None
+        self,
+        job_id: str,
+        span: Span | None,
+        *,
+        generation: int,
+        origin: str,
+        priority: Priority,
+        name: str | None = None,
     ) -> tuple[Attempt, Callable[[], Progress]]:
         """An attempt at a span of a chunk, and what to report of it at any moment.
 
@@ -89,6 +96,7 @@ class Host:
             span: what to bring; None: it looks for something.
             generation: the sending that the attempt belongs to.
             origin: whose connection it needs.
+            priority: of the job.
             name: of an attempt that has ended, whose lease this one goes on with; None: it needs one of its own.
         """
         attempt = Attempt(name or new_attempt_name())
@@ -100,6 +108,7 @@ class Host:
             bytes_per_second=attempt.bytes_per_second,
             holder=f"{self.name}/{attempt.name}",
             origin=origin,
+            rank=priority.rank,
         )
 
     def take_lease(
@@ -150,9 +159,11 @@ class Host:
                 raise JobTimedOut(progress.job_id)
             if lease.is_given:
                 return lease
-            patience = (
-                held_patience_seconds if lease.is_held else 0.0 if lease.wait_seconds else patience_seconds
-            )
+            patience = patience_seconds
+            if lease.is_held:
+                patience = held_patience_seconds
+            elif lease.wait_seconds or lease.others_starve:
+                patience = 0.0
             if time.monotonic() >= began_seconds + patience:
                 raise NoLease(lease.wait_seconds, lease.chunks_done)
             if self.watch.is_draining:

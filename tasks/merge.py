@@ -9,7 +9,7 @@ from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
-from tasks.messages import again, is_redelivered, shown_as
+from tasks.messages import again, is_redelivered, shown_as, urgency
 from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.errors import DigestMismatch, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
@@ -80,7 +80,7 @@ def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
     job_id = manifest.job_id
     if isinstance(result, Incomplete):
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
-        shown = shown_as(f"{job_id}, {len(result.chunks)} missing")
+        shown = {**shown_as(f"{job_id}, {len(result.chunks)} missing"), **urgency(manifest.spec.priority)}
         app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
         return
     if result.was_followed:

@@ -12,8 +12,19 @@ from tasks.records import RedisError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tasks.transfer.manifest import Priority
+
 #: A message must come back before the visibility timeout; longer waits are made of several.
 LONGEST_COUNTDOWN_SECONDS = 60.0
+
+
+#: What messages say of their priority, by its rank: Redis has a list for each of them, and that of 0 goes first.
+MESSAGE_PRIORITIES = (0, 3, 6)
+
+
+def urgency(priority: Priority) -> dict[str, Any]:
+    """What a message of a job of this priority is sent with."""
+    return {"priority": MESSAGE_PRIORITIES[priority.rank]}
 
 
 def shown_as(text: str) -> dict[str, Any]:

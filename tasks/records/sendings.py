@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tasks.records.client import Client
+from tasks.records.deaths import COUNT_DEATHS
 from tasks.records.late import GO_WITH
 from tasks.transfer.manifest import Span
 
@@ -37,6 +38,8 @@ class Sendings(Client):
         Where a chunk's beginning has its receipt, it is still known to end there: whoever took it for unfinished would
         fetch it again.
         """
+        kinds = ("deaths", "bytes", "speeds", "leases")
+        self.run(COUNT_DEATHS, keys=[self.key(job_id, kind) for kind in kinds], args=[])
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             # What was done may be missing again: a receipt that is not true any more was taken back.
             done = self._redis.smembers(self.key(job_id, "done"))

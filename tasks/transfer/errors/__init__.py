@@ -15,7 +15,7 @@
         │                    RedirectRefused, NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
         │                    FileUnreadable, DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
-        ├── JobUnreadable, JobTimedOut
+        ├── JobUnreadable, JobTimedOut, WorkersDied
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
 Arguments are positional and JSON-able: Celery rebuilds an error as ``cls(*args)``.
@@ -45,6 +45,7 @@ from tasks.transfer.errors.permanent import (
     PermanentError,
     SecretKeyMissing,
     UsageError,
+    WorkersDied,
 )
 from tasks.transfer.errors.transient import (
     ManifestStale,
@@ -107,6 +108,7 @@ __all__ = [
     "VolumeFull",
     "VolumeMissing",
     "VolumeReadOnly",
+    "WorkersDied",
     "origin_of",
     "redact",
     "side_of",

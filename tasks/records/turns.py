@@ -1,0 +1,125 @@
+"""Whose turn it is: jobs that have something to fetch and no connection at all, while others have several.
+
+Such a job starves: for a worker's slot if none of its messages was taken since they were sent, for a connection if its
+origin's are all taken. In both cases somebody yields (`tasks.turns`), and the next free connection is kept for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tasks.records.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from tasks.transfer.manifest import Priority
+
+#: A job that has not asked for a connection again for so long has gone away.
+ASKS_SECONDS = 3
+#: What waits longer than this for a slot waits for something that no yield brings, and is no more yielded to.
+_MOST_SECONDS = 30
+#: What a starving job's key is forgotten after.
+STARVING_KEPT_SECONDS = 60
+#: In a score, priorities lie further apart than any times.
+RANK_SECONDS = 2 * 10**10
+RANKS_COUNT = 3
+#: A job that was yielded to has so long to make use of it.
+_TURN_MILLISECONDS = 1500
+
+# In a script: the job that has starved for an origin's connections longest, among those of the highest priority.
+STARVING = f"""
+local function starving(since, asked, now)
+  while true do
+    local first = redis.call('ZRANGE', since, 0, 0)[1]
+    if not first then return nil end
+    if tonumber(redis.call('ZSCORE', asked, first) or 0) >= now - {ASKS_SECONDS} then return first end
+    redis.call('ZREM', since, first)
+    redis.call('ZREM', asked, first)
+  end
+end
+local function starves(since, asked, job_id, rank, now)
+  redis.call('ZADD', since, 'NX', rank * {RANK_SECONDS} + now, job_id)
+  redis.call('ZADD', asked, now, job_id)
+  redis.call('EXPIRE', since, {STARVING_KEPT_SECONDS})
+  redis.call('EXPIRE', asked, {STARVING_KEPT_SECONDS})
+end
+"""
+
+# In a script: a job waits for a slot from now on.
+WAITS = f"""
+local function waits(waiting, job_id, rank, now)
+  for each = 0, {RANKS_COUNT - 1} do
+    local begin = each * {RANK_SECONDS}
+    redis.call('ZREMRANGEBYSCORE', waiting, begin, begin + now - {_MOST_SECONDS})
+  end
+  redis.call('ZADD', waiting, 'NX', rank * {RANK_SECONDS} + now, job_id)
+  redis.call('EXPIRE', waiting, {STARVING_KEPT_SECONDS})
+end
+"""
+
+# From now on the job waits for a slot, and, if it has no connection, for that too.
+_SENT = (
+    STARVING
+    + WAITS
+    + """
+local waiting, job_leases, since, asked = unpack(KEYS)
+local job_id, rank = unpack(ARGV)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+waits(waiting, job_id, rank, now)
+if redis.call('ZCARD', job_leases) == 0 then starves(since, asked, job_id, rank, now) end
+"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Starving:
+    """A job that has something to fetch, and no connection."""
+
+    job_id: str
+    rank: int  #: of its priority; 0 is the highest
+    seconds: float  #: for how long
+
+
+class Turns(Client):
+    """Who starves, and who is yielded to."""
+
+    @property
+    def waiting_key(self) -> str:
+        """The key of those that wait for a slot."""
+        return f"{self.prefix}waiting"
+
+    def starving_keys(self, origin: str) -> tuple[str, str]:
+        """The keys of those that starve for an origin's connections: since when, and when they asked last."""
+        return self.origin_key(origin, "starving"), self.origin_key(origin, "asked")
+
+    def sent(self, job_id: str, priority: Priority, origin: str) -> None:
+        """Take note that a job's chunks were sent: it starves until one of them is begun."""
+        keys = [self.waiting_key, self.key(job_id, "leases"), *self.starving_keys(origin)]
+        self.run(_SENT, keys=keys, args=[job_id, priority.rank])
+
+    def claim_turn(self, job_id: str) -> bool:
+        """Have the caller be the one that yields to a job; False if somebody did just now."""
+        with self.translated():
+            return bool(self._redis.set(self.key(job_id, "turn"), 1, nx=True, px=_TURN_MILLISECONDS))
+
+    def ask_starving(self, pipe: Any, origins: Iterable[str], now: float) -> None:
+        """Have a pipeline ask who starves: for each of these origins' connections, and for a slot, by rank."""
+        for origin in origins:
+            pipe.zrange(self.starving_keys(origin)[0], 0, 0, withscores=True)
+        for rank in range(RANKS_COUNT):
+            begin = rank * RANK_SECONDS
+            pipe.zrangebyscore(
+                self.waiting_key, begin + now - _MOST_SECONDS, begin + now, start=0, num=1, withscores=True
+            )
+
+
+def as_starving(answers: Iterable[Sequence[tuple[str, float]]], now: float) -> Starving | None:
+    """Who starves first, from answers of a pipeline in the order of rank; None if nobody does."""
+    for answer in answers:
+        for job_id, score in answer:
+            rank, since_seconds = divmod(score, RANK_SECONDS)
+            return Starving(job_id, int(rank), now - since_seconds)
+    return None
