@@ -12,8 +12,9 @@ from orchestrator.cluster import Cluster
 from orchestrator.job import LOOK_SECONDS, Job
 from orchestrator.submission import Options, Wanted, new_job
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK, lists_for
-from tasks.messages import MESSAGE_PRIORITIES, urgency
+from tasks.messages import urgency
 from tasks.records import NoSuchJob
+from tasks.records.queues import MESSAGE_PRIORITIES
 from tasks.transfer.errors import VolumeError
 from tasks.transfer.volume import Volume
 

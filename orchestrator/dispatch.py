@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 from celery.utils import uuid
 
 from orchestrator.planner import MIB
-from tasks.app import CHUNKS_LISTS, app, lists_for
+from tasks.app import app, lists_for
 from tasks.fetch import fetch_chunk
 from tasks.merge import merge_parts
-from tasks.messages import MESSAGE_PRIORITIES, sending_errors, shown_as, urgency
+from tasks.messages import sending_errors, shown_as, urgency
+from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
 
 if TYPE_CHECKING:
     from tasks.records import Records

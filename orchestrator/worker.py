@@ -12,7 +12,8 @@ import threading
 from typing import TYPE_CHECKING
 
 from orchestrator.processes import Forked, Service
-from tasks.app import CHUNKS_LISTS, CHUNKS_QUEUE, QUEUES
+from tasks.app import CHUNKS_QUEUE, QUEUES
+from tasks.records.queues import CHUNKS_LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

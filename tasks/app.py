@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from celery import Celery
 from celery.exceptions import Reject
 
-from tasks.messages import MESSAGE_PRIORITIES, urgency
+from tasks.messages import urgency
+from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
 from tasks.settings import settings
 from tasks.transfer.errors import BadOption
 from tasks.transfer.manifest import Priority
@@ -21,9 +22,6 @@ MERGE_QUEUE = "merge"
 CHUNKS_QUEUE = "chunks"
 QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
 
-#: The lists in Redis behind the queue of chunks. Workers take from each in turn: in one list, a chunk that was sent
-#: behind a thousand others would wait for all of them.
-CHUNKS_LISTS = (CHUNKS_QUEUE, *(f"{CHUNKS_QUEUE}.{number}" for number in range(1, 8)))
 #: Those that never have many messages of one job.
 SHORT_LISTS = CHUNKS_LISTS[-2:]
 #: So many messages of one job at most are few.

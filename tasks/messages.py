@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kombu.exceptions import OperationalError
 
 from tasks.records import RedisError
+from tasks.records.queues import MESSAGE_PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
 
 #: A message must come back before the visibility timeout; longer waits are made of several.
 LONGEST_COUNTDOWN_SECONDS = 60.0
-
-
-#: What messages say of their priority, by its rank: Redis has a list for each of them, and that of 0 goes first.
-MESSAGE_PRIORITIES = (0, 3, 6)
 
 
 def urgency(priority: Priority) -> dict[str, Any]:

@@ -39,7 +39,11 @@ def who_yields(held: Iterable[Held]) -> tuple[Held, Starving] | None:
         and starving.seconds >= STARVES_SECONDS
         and (
             starving.rank < each.report.rank
-            or (starving.rank == each.report.rank and each.standing.connections_count > 1)
+            or (
+                starving.rank == each.report.rank
+                and not starving.has_connections
+                and each.standing.connections_count > 1
+            )
         )
     ]
     return max(

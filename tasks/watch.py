@@ -172,7 +172,7 @@ class Watch:
         """End one attempt if a job starves that nobody has yielded to in the last moment."""
         chosen = who_yields(held)
         try:
-            if chosen is None or not self._records.claim_turn(chosen[1].job_id):
+            if chosen is None or not self._records.claim_turn(chosen[1]):
                 return
         except RedisError:
             return  # the next report says so

@@ -15,7 +15,6 @@ Keys, behind the prefix:
     job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it;
                             @<time>: nobody, as somebody failed with it, and until then none but its message tries
     job:<id>:deaths         hash: span -> how many workers died at it one after the other, and how many bytes were done
-    job:<id>:turn           set while somebody yields to the job
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
@@ -24,6 +23,7 @@ Keys, behind the prefix:
     origin:<origin>:asked   sorted set: the same by when they asked last
     origin:<origin>:refused<rank>  set while a job of this priority was just refused a connection
     waiting                 sorted set: jobs that no worker had a slot for yet, by priority and since when
+    turn:<id or rank>       set while somebody yields to a job, or to those of a priority
     answer:<token>          list: a worker's answer to a question, for a while
     job:<id>:changes        channel: a message at each change of state
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.records.late import GO_WITH, LATE_SECONDS
 from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases
 from tasks.records.reading import as_count, as_state, as_time
-from tasks.records.turns import RANKS_COUNT, WAITS, as_starving
+from tasks.records.turns import WAITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +62,7 @@ class Standing:
     stop: int | None  #: where the span ends in its chunk, if another worker took over what follows
     is_done: bool = False  #: the chunk is whole: another worker was quicker
     connections_count: int = 0  #: of the job, over all workers
-    starving: tuple[Starving, ...] = ()  #: who has none: to this attempt's origin, and no slot
+    starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
 
 
 class Attempts(Leases):
@@ -100,11 +100,7 @@ class Attempts(Leases):
                     pipe.expire(leases, LEASES_KEPT_SECONDS)
             origins = list(dict.fromkeys(report.origin for report in reports))
             self.ask_starving(pipe, origins, now)
-            asked = pipe.execute()[-len(origins) - RANKS_COUNT :]
-        by_origin = {
-            origin: as_starving([answer], now) for origin, answer in zip(origins, asked, strict=False)
-        }
-        for_slot = as_starving(asked[len(origins) :], now)
+            starving = self.read_starving(pipe.execute(), origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
             (state, generation, ends_at), _, connections_count = jobs[report.job_id]
@@ -115,7 +111,7 @@ class Attempts(Leases):
                 stop=as_count(stop),
                 is_done=bool(is_done),
                 connections_count=connections_count,
-                starving=tuple(each for each in (by_origin[report.origin], for_slot) if each is not None),
+                starving=starving[report.origin],
             )
         return standings
 

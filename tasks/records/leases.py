@@ -61,7 +61,7 @@ local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
 local function refuse()
   -- Who only looks for something has none of its own to fetch.
   if span ~= '' then
-    redis.call('SET', refused .. rank, 1, 'PX', refused_milliseconds)
+    redis.call('SET', refused .. rank, job_id, 'PX', refused_milliseconds)
     if mine == 0 then starves(since, asked, job_id, rank, now) end
   end
   local others = (first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0
@@ -73,7 +73,7 @@ for higher = 0, rank - 1 do
 end
 -- The last ones that are free are kept for those that have none.
 local free = math.min(origin_limit, tonumber(seen[1] or origin_limit)) - taken
-if mine > 0 and first and first ~= job_id and free <= redis.call('ZCARD', since) then return refuse() end
+if mine > 0 and first and first ~= job_id and free <= starving_count(since, rank, now) then return refuse() end
 if seen[1] and taken >= tonumber(seen[1]) then
   -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
   if span == '' or now < seen[2] + seen[3] then return refuse() end

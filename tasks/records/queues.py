@@ -9,8 +9,19 @@ from tasks.records.client import Client
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+#: The lists behind the queue of chunks. Workers take from each in turn: in one list, a chunk that was sent behind a
+#: thousand others would wait for all of them.
+CHUNKS_LISTS = ("chunks", *(f"chunks.{number}" for number in range(1, 8)))
+#: What messages say of their priority, by its rank: there is a list for each of them, and that of 0 goes first.
+MESSAGE_PRIORITIES = (0, 3, 6)
+
 #: How kombu names the list of a queue's messages of a priority other than 0.
 _SEPARATOR = "\x06\x16"
+
+
+def list_key(prefix: str, queue: str, priority: int) -> str:
+    """The key of a queue's list of one priority."""
+    return f"{prefix}{queue}{_SEPARATOR}{priority}" if priority else f"{prefix}{queue}"
 
 
 class Queues(Client):
@@ -31,9 +42,7 @@ class Queues(Client):
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             for queue in queues:
                 for priority in priorities:
-                    pipe.llen(
-                        f"{self.prefix}{queue}{_SEPARATOR}{priority}" if priority else f"{self.prefix}{queue}"
-                    )
+                    pipe.llen(list_key(self.prefix, queue, priority))
             pipe.hlen(f"{self.prefix}unacked")
             *counts, taken_count = pipe.execute()
         each = len(priorities)

@@ -6,13 +6,15 @@ origin's are all taken. In both cases somebody yields (`tasks.turns`), and the n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.records.client import Client
+from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES, list_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from tasks.transfer.manifest import Priority
 
@@ -25,8 +27,8 @@ STARVING_KEPT_SECONDS = 60
 #: In a score, priorities lie further apart than any times.
 RANK_SECONDS = 2 * 10**10
 RANKS_COUNT = 3
-#: A job that was yielded to has so long to make use of it.
-_TURN_MILLISECONDS = 1500
+#: Whoever was yielded to has so long to make use of it; where it is for the higher priority, less.
+_TURN_MILLISECONDS, _HIGHER_TURN_MILLISECONDS = 1500, 400
 
 # In a script: the job that has starved for an origin's connections longest, among those of the highest priority.
 STARVING = f"""
@@ -38,6 +40,9 @@ local function starving(since, asked, now)
     redis.call('ZREM', since, first)
     redis.call('ZREM', asked, first)
   end
+end
+local function starving_count(since, rank, now)
+  return redis.call('ZCOUNT', since, '-inf', rank * {RANK_SECONDS} + now)
 end
 local function starves(since, asked, job_id, rank, now)
   redis.call('ZADD', since, 'NX', rank * {RANK_SECONDS} + now, job_id)
@@ -76,11 +81,12 @@ if redis.call('ZCARD', job_leases) == 0 then starves(since, asked, job_id, rank,
 
 @dataclass(frozen=True, slots=True)
 class Starving:
-    """A job that has something to fetch, and no connection."""
+    """A job that has something to fetch, and no connection; or one of a priority to which lower ones yield all."""
 
-    job_id: str
+    job_id: str | None  #: None: any of that priority, for want of slots
     rank: int  #: of its priority; 0 is the highest
-    seconds: float  #: for how long
+    seconds: float = math.inf  #: for how long
+    has_connections: bool = False  #: only lower ones yield to it
 
 
 class Turns(Client):
@@ -100,15 +106,43 @@ class Turns(Client):
         keys = [self.waiting_key, self.key(job_id, "leases"), *self.starving_keys(origin)]
         self.run(_SENT, keys=keys, args=[job_id, priority.rank])
 
-    def claim_turn(self, job_id: str) -> bool:
-        """Have the caller be the one that yields to a job; False if somebody did just now."""
+    def claim_turn(self, starving: Starving) -> bool:
+        """Have the caller be the one that yields to somebody; False if somebody else did just now."""
+        milliseconds = _HIGHER_TURN_MILLISECONDS if starving.has_connections else _TURN_MILLISECONDS
         with self.translated():
-            return bool(self._redis.set(self.key(job_id, "turn"), 1, nx=True, px=_TURN_MILLISECONDS))
+            key = f"{self.prefix}turn:{starving.job_id or starving.rank}"
+            return bool(self._redis.set(key, 1, nx=True, px=milliseconds))
+
+    def read_starving(
+        self, answers: list[Any], origins: Sequence[str], now: float
+    ) -> dict[str, tuple[Starving, ...]]:
+        """Who starves, by origin, from the last answers of such a pipeline; all that starve for a slot with each."""
+        of_slots = answers[-RANKS_COUNT:]
+        waiting_counts = answers[-2 * RANKS_COUNT + 1 : -RANKS_COUNT]
+        of_origins = answers[: -2 * RANKS_COUNT + 1][-2 * len(origins) :]
+        for_slots = [
+            *_starving(of_slots, now),
+            *(
+                Starving(None, rank, has_connections=True)
+                for rank, count in enumerate(waiting_counts)
+                if count
+            ),
+        ]
+        found = {}
+        for origin, first, refused in zip(origins, of_origins[::2], of_origins[1::2], strict=True):
+            higher = [
+                Starving(job_id, rank, has_connections=True) for rank, job_id in enumerate(refused) if job_id
+            ]
+            found[origin] = (*_starving([first], now), *higher, *for_slots)
+        return found
 
     def ask_starving(self, pipe: Any, origins: Iterable[str], now: float) -> None:
         """Have a pipeline ask who starves: for each of these origins' connections, and for a slot, by rank."""
         for origin in origins:
             pipe.zrange(self.starving_keys(origin)[0], 0, 0, withscores=True)
+            pipe.mget([self.origin_key(origin, f"refused{rank}") for rank in range(RANKS_COUNT - 1)])
+        for priority in MESSAGE_PRIORITIES[:-1]:
+            pipe.exists(*(list_key(self.prefix, queue, priority) for queue in CHUNKS_LISTS))
         for rank in range(RANKS_COUNT):
             begin = rank * RANK_SECONDS
             pipe.zrangebyscore(
@@ -116,10 +150,8 @@ class Turns(Client):
             )
 
 
-def as_starving(answers: Iterable[Sequence[tuple[str, float]]], now: float) -> Starving | None:
-    """Who starves first, from answers of a pipeline in the order of rank; None if nobody does."""
+def _starving(answers: Iterable[Sequence[tuple[str, float]]], now: float) -> Iterator[Starving]:
     for answer in answers:
         for job_id, score in answer:
             rank, since_seconds = divmod(score, RANK_SECONDS)
-            return Starving(job_id, int(rank), now - since_seconds)
-    return None
+            yield Starving(job_id, int(rank), now - since_seconds)
