@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from orchestrator.processes import Forked, Service
 from tasks.app import CHUNKS_QUEUE, QUEUES
-from tasks.records.queues import CHUNKS_LISTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +48,7 @@ def worker_services(
         services.append(_service("control", control, _CONTROL_SLOTS, celery_args, loglevel))
     if CHUNKS_QUEUE in queues:
         for number, slots in enumerate(slots_of_processes(concurrency, processes), start=1):
-            services.append(_service(f"chunks-{number}", CHUNKS_LISTS, slots, celery_args, loglevel))
+            services.append(_service(f"chunks-{number}", [CHUNKS_QUEUE], slots, celery_args, loglevel))
     return services
 
 

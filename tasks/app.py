@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.signals import celeryd_after_setup
 
 from tasks.messages import urgency
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
@@ -63,6 +64,15 @@ def make_app(settings: Settings) -> Celery:
     )
     logging.getLogger("celery.app.trace").addFilter(_tell_plainly)
     return app
+
+
+@celeryd_after_setup.connect
+def _serve_all_lists(instance: Any, **_: object) -> None:
+    """Have a worker that serves the queue of chunks take from all of its lists."""
+    queues = instance.app.amqp.queues
+    if CHUNKS_QUEUE in queues.consume_from:
+        for name in CHUNKS_LISTS:
+            queues.select_add(name)
 
 
 def _tell_plainly(record: logging.LogRecord) -> bool:

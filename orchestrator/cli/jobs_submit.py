@@ -132,7 +132,7 @@ def submit(
       orchestrator submit https://example.org/big.iso
       orchestrator submit https://example.org/big.iso -o images/big.iso --sha256 1f2e...
       orchestrator submit https://example.org/big.iso --checksums https://example.org/SHA256SUMS
-      orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M
+      orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M --priority low
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
       make-signed-link | orchestrator submit - -H @headers.txt
     """

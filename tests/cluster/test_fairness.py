@@ -130,9 +130,6 @@ def test_no_more_chunks_are_sent_than_redis_should_keep(empty_cluster: Cluster):
     empty_cluster.start_worker("--queues", "control,merge")
     client = empty_cluster.redis.client()
 
-    def messages():
-        return sum(client.llen(key) for key in client.keys("manyhands:chunks*"))
-
     with origin(Endless(1_000 * 64 * 1024)) as one, empty_cluster.orchestrator() as orchestrator:
         jobs = []
         for number in range(3):
@@ -140,7 +137,9 @@ def test_no_more_chunks_are_sent_than_redis_should_keep(empty_cluster: Cluster):
             before_bytes = client.info("memory")["used_memory"]
             jobs.append(orchestrator.submit(one.url, f"{number}.bin", chunk_size_bytes=64 * 1024))
             wait_until(
-                lambda number=number: messages() == 1_000 * (number + 1), seconds=60, what="its chunks"
+                lambda number=number: empty_cluster.waiting_count("chunks") == 1_000 * (number + 1),
+                seconds=60,
+                what="its chunks",
             )
             seconds = time.monotonic() - began
             grown_bytes = client.info("memory")["used_memory"] - before_bytes
@@ -149,11 +148,11 @@ def test_no_more_chunks_are_sent_than_redis_should_keep(empty_cluster: Cluster):
         more = orchestrator.submit(one.url, "more.bin", chunk_size_bytes=64 * 1024)
         wait_until(lambda: more.status().chunks_count == 1_000, what="its plan")
         small = orchestrator.submit(one.url, "small.bin", chunk_size_bytes=2 * MIB)
-        wait_until(lambda: messages() > 3_000, what="the chunks of a small plan")
+        wait_until(lambda: empty_cluster.waiting_count("chunks") > 3_000, what="the chunks of a small plan")
         began = more.status().state_times[JobState.PLANNING]
         wait_until(lambda: more.status().state_times[JobState.PLANNING] > began, what="another look")
         assert more.status().state is JobState.PLANNING
-        assert messages() == 3_000 + small.status().chunks_count
+        assert empty_cluster.waiting_count("chunks") == 3_000 + small.status().chunks_count
         for job in jobs:
             assert job.cancel()
         empty_cluster.start_worker("--queues", "chunks", "--concurrency", "4")

@@ -81,6 +81,11 @@ class Cluster:
         assert worker.poll() is None, path.read_text()
         return worker
 
+    def waiting_count(self, *queues: str) -> int:
+        """How many messages of these queues nobody has taken yet: in all their lists, of all priorities."""
+        client = self.redis.client()
+        return sum(client.llen(key) for queue in queues for key in client.keys(f"manyhands:{queue}*"))
+
     def log(self, number: int = 0) -> str:
         return (self.logs / f"worker-{number}.log").read_text()
 
