@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import random
 import time
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -13,8 +14,10 @@ from orchestrator.job import AWAY_SECONDS, LOOK_SECONDS, Job
 from orchestrator.lost import LostRecords, Submitted
 from orchestrator.pruning import prune_by_worker
 from orchestrator.submission import Options, Wanted, new_job
-from tasks.app import PLAN_MANY_TASK, PLAN_TASK
+from tasks.app import PLAN_MANY_TASK, PLAN_TASK, lists_for
+from tasks.messages import urgency
 from tasks.records import NoSuchJob, RedisAway
+from tasks.records.queues import MESSAGE_PRIORITIES
 from tasks.transfer.errors import VolumeError
 from tasks.transfer.volume import Volume
 
@@ -83,7 +86,7 @@ class Orchestrator(Cluster):
         wanted = Wanted(url, output, checksum_lists.given(sha256, digests or {}), checksums)
         new = new_job(wanted, self.settings.secret_key, options)
         (job,) = self._record([new])
-        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}")
+        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}", **urgency(new.spec.priority))
         return job
 
     def submit_many(self, files: Iterable[str | Wanted], **options: Unpack[Options]) -> list[Job]:
@@ -100,9 +103,14 @@ class Orchestrator(Cluster):
         news = [new_job(each, self.settings.secret_key, options) for each in wanted]
         jobs = self._record(news)
         count = min(_MOST_JOBS_A_TASK, max(1, len(news) // _LEAST_TASKS))
+        # All into one list, behind as few of others as can be: workers take from each list in turn.
+        lists = self.records.shortest(lists_for(-(-len(news) // count)), MESSAGE_PRIORITIES)
+        queue = random.choice(lists)
         for begin in range(0, len(news), count):
             some = news[begin : begin + count]
-            self.send(PLAN_MANY_TASK, [new.job_id for new in some], f"{some[0].url}, {len(some)} jobs")
+            shown = f"{some[0].url}, {len(some)} jobs"
+            urgent = urgency(some[0].spec.priority)
+            self.send(PLAN_MANY_TASK, [new.job_id for new in some], shown, queue=queue, **urgent)
         return jobs
 
     def wait_for_all(

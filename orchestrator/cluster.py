@@ -86,7 +86,9 @@ class Cluster:
         served = {queue["name"] for queues in replies.values() for queue in queues}
         return set(QUEUES) - served
 
-    def send(self, task: str, subject: str | Sequence[str], shown: str, *more: str | float) -> None:
+    def send(
+        self, task: str, subject: str | Sequence[str], shown: str, *more: str | float, **options: Any
+    ) -> None:
         """Send a message to the workers.
 
         Args:
@@ -94,12 +96,15 @@ class Cluster:
             subject: the job, or the jobs, that it is about.
             shown: what Flower shows of its arguments.
             more: arguments besides.
+            options: Celery's, such as a priority.
 
         Raises:
             RedisError: it could not be sent.
         """
         with sending_errors():
-            self._celery().send_task(task, args=(subject, *more), ignore_result=True, **shown_as(shown))
+            self._celery().send_task(
+                task, args=(subject, *more), ignore_result=True, **options, **shown_as(shown)
+            )
 
     def _celery(self) -> Celery:
         if self._app is None:

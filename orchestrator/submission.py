@@ -15,7 +15,7 @@ from orchestrator.access import Access, request_for
 from tasks.records import NewJob
 from tasks.sealing import seal
 from tasks.transfer.errors import BadOption, redact
-from tasks.transfer.manifest import JobSpec, LayoutName
+from tasks.transfer.manifest import JobSpec, LayoutName, Priority
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     max_size_bytes: int | None  #: refuse a larger file; None: any that there is room for
     max_wait_seconds: float | None  #: the longest ``Retry-After`` to obey; None: the workers' setting
     timeout_seconds: float | None  #: the job fails if its last byte has not come by then
+    priority: Priority | str  #: whose turn it is: high, normal or low
     access: Access | None  #: headers, password, cookies, certificates, proxy
 
 

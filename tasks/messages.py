@@ -9,12 +9,20 @@ from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from tasks.records import RedisError
+from tasks.records.queues import MESSAGE_PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tasks.transfer.manifest import Priority
+
 #: A message must come back before the visibility timeout; longer waits are made of several.
 LONGEST_COUNTDOWN_SECONDS = 60.0
+
+
+def urgency(priority: Priority) -> dict[str, Any]:
+    """What a message of a job of this priority is sent with."""
+    return {"priority": MESSAGE_PRIORITIES[priority.rank]}
 
 
 def shown_as(text: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from orchestrator.cli import exits, options
 from orchestrator.cli.waiting import kept_sentence, wait_and_exit
 from orchestrator.client import Orchestrator
 from tasks.records import RedisError
-from tasks.transfer.manifest import LayoutName
+from tasks.transfer.manifest import LayoutName, Priority
 
 if TYPE_CHECKING:
     from orchestrator.job import Job
@@ -95,6 +95,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
 @click.option("--no-sync", is_flag=True, help="Do not wait for the disk: faster, lost if the host crashes.")
+@click.option(
+    "--priority",
+    type=click.Choice([priority.value for priority in Priority]),
+    default=Priority.NORMAL.value,
+    show_default=True,
+    help="Whose turn it is: a job of a higher one goes first, also before what is under way.",
+)
 @click.option("--detach", is_flag=True, help="Print the job's id and return at once (needs a cluster).")
 @click.option(
     "--timeout",
@@ -125,7 +132,7 @@ def submit(
       orchestrator submit https://example.org/big.iso
       orchestrator submit https://example.org/big.iso -o images/big.iso --sha256 1f2e...
       orchestrator submit https://example.org/big.iso --checksums https://example.org/SHA256SUMS
-      orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M
+      orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M --priority low
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
       make-signed-link | orchestrator submit - -H @headers.txt
     """
@@ -151,6 +158,7 @@ def submit(
             max_size_bytes=given["max_size"],
             max_wait_seconds=given["max_wait"],
             timeout_seconds=timeout,
+            priority=given["priority"],
             access=_access(given),
         )
         if detach:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobRecord, JobState
-from tasks.records.client import Client
+from tasks.records.client import Client, RedisError
 from tasks.records.reading import NoSuchJob, to_asked, to_record
 from tasks.records.states import KINDS
+from tasks.transfer.manifest import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -102,6 +104,14 @@ class JobRecords(Client):
         with self.translated():
             spec, sealed, created_at = self._redis.hmget(self.key(job_id), "spec", "request", "created_at")
         return None if spec is None or sealed is None else to_asked(job_id, spec, sealed, created_at)
+
+    def priority(self, job_id: str) -> Priority:
+        """The priority of a job; the usual one if that cannot be told."""
+        with contextlib.suppress(RedisError):
+            asked = self.request(job_id)
+            if asked is not None:
+                return asked.spec.priority
+        return Priority.NORMAL
 
     def url(self, job_id: str) -> str | None:
         """The URL of a job, as it may be shown."""

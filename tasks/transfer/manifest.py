@@ -26,6 +26,19 @@ class LayoutName(enum.StrEnum):
     PARTS = "parts"  #: one file a part, joined in order by the merge
 
 
+class Priority(enum.StrEnum):
+    """Whose turn it is: what is higher goes first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 for the highest."""
+        return list(Priority).index(self)
+
+
 class _Stored(BaseModel):
     # A newer version's file may have more fields; unknown ones are ignored, missing ones are an error.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -48,6 +61,7 @@ class JobSpec(_Stored):
     max_size_bytes: int | None = Field(default=None, gt=0)
     max_wait_seconds: float | None = Field(default=None, ge=0)  #: None: the workers' setting
     timeout_seconds: float | None = Field(default=None, gt=0)  #: from submit to the last byte; None: any
+    priority: Priority = Priority.NORMAL
 
 
 class Submission(_Stored):

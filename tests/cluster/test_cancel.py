@@ -74,7 +74,9 @@ def test_a_thousand_chunks_of_a_job_that_ended_drain_without_a_request(empty_clu
         empty_cluster.orchestrator() as orchestrator,
     ):
         job = orchestrator.submit(served.url, chunk_size_bytes=64 * 1024)
-        wait_until(lambda: redis.llen("manyhands:chunks") == 1000, seconds=90, what="all chunks in the queue")
+        wait_until(
+            lambda: empty_cluster.waiting_count("chunks") == 1000, seconds=90, what="all chunks in the queue"
+        )
         assert end(planner) == 0
         requests_count = len(served.requests)
         if ends == "failed":
