@@ -26,7 +26,7 @@ _ENDED = (
     GO_WITH
     + WAITS
     + """
-local bytes, speeds, job, job_leases, origin_leases, waiting = unpack(KEYS)
+local bytes, speeds, done, job, job_leases, origin_leases, waiting = unpack(KEYS)
 local holder, span, done_bytes, left_seconds, job_id, rank = unpack(ARGV)
 local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
 -- Who lost its lease has nothing to say of a span that another one is at.
@@ -42,7 +42,9 @@ redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)
 go_with(job, {bytes, speeds})
 -- Its message goes back to the others of the job, and they wait for a slot.
-if left_seconds == '' and redis.call('HGET', job, 'state') == 'fetching' and redis.call('ZCARD', job_leases) == 0 then
+local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks_count'))
+if span ~= '' and left_seconds == '' and state == 'fetching' and redis.call('ZCARD', job_leases) == 0
+  and redis.call('SCARD', done) < tonumber(chunks or 0) then
   waits(waiting, job_id, rank, redis.call('TIME')[1])
 end
 """
@@ -122,7 +124,7 @@ class Attempts(Leases):
             progress: of the attempt.
             has_failed: nobody takes its span over for as long as a dead worker's; its message may come back before.
         """
-        kinds = ("bytes", "speeds", "")
+        kinds = ("bytes", "speeds", "done", "")
         keys = [
             *(self.key(progress.job_id, kind) for kind in kinds),
             *self.leases_of(progress),

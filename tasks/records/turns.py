@@ -79,6 +79,19 @@ if redis.call('ZCARD', job_leases) == 0 then starves(since, asked, job_id, rank,
 )
 
 
+# Nobody yields to a job that was ended or paused while it waited.
+_CLAIM_TURN = """
+local turn, waiting, job = unpack(KEYS)
+local milliseconds, job_id = unpack(ARGV)
+local state = job and redis.call('HGET', job, 'state')
+if job and state ~= 'planning' and state ~= 'fetching' then
+  redis.call('ZREM', waiting, job_id)
+  return 0
+end
+return redis.call('SET', turn, 1, 'NX', 'PX', milliseconds) and 1 or 0
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Starving:
     """A job that has something to fetch, and no connection; or one of a priority to which lower ones yield all."""
@@ -109,9 +122,10 @@ class Turns(Client):
     def claim_turn(self, starving: Starving) -> bool:
         """Have the caller be the one that yields to somebody; False if somebody else did just now."""
         milliseconds = _HIGHER_TURN_MILLISECONDS if starving.has_connections else _TURN_MILLISECONDS
-        with self.translated():
-            key = f"{self.prefix}turn:{starving.job_id or starving.rank}"
-            return bool(self._redis.set(key, 1, nx=True, px=milliseconds))
+        keys = [f"{self.prefix}turn:{starving.job_id or starving.rank}", self.waiting_key]
+        if starving.job_id is not None:
+            keys.append(self.key(starving.job_id))
+        return bool(self.run(_CLAIM_TURN, keys=keys, args=[milliseconds, starving.job_id or ""]))
 
     def read_starving(
         self, answers: list[Any], origins: Sequence[str], now: float

@@ -131,6 +131,23 @@ def test_a_turn_is_claimed_once(records):
     assert [records.claim_turn(found), records.claim_turn(found)] == [True, False]
 
 
+def test_nobody_yields_to_a_job_that_was_cancelled_while_it_waited_or_has_all_its_chunks(records):
+    assert ask(records, A, 0, limit=9).is_given
+    records.sent(B, Priority.NORMAL, ORIGIN)
+    records.transition(B, JobState.CANCELLED)
+    who = "h/a0"
+    found = records.report([progress(A, 0, who=who, done_bytes=0)])[who].starving
+    assert {each.job_id for each in found} == {B}
+    assert not any(records.claim_turn(each) for each in found)
+    assert ask(records, C, 0, limit=9).is_given
+    for number in (1, 2):
+        done = progress(C, number, who="h/other", done_bytes=CHUNK_BYTES)
+        records.span_done(done, {}, is_whole=True)
+    records.span_done(progress(C, 0, who="h/other", done_bytes=CHUNK_BYTES), {}, is_whole=True)
+    free(records, C, 0)  # another one was quicker
+    assert not [each for each in starving(records, A, 0) if not each[2] and each[0] != B]
+
+
 def die(records, redis, job_id, number, *, done_bytes=0, who):
     """A worker takes a span, brings so many bytes, and is gone."""
     lease = ask(records, job_id, number, limit=9, who=who)
