@@ -114,8 +114,8 @@ def _to_record(
         seconds = max(0.0, float(fields["finished_at"]) - float(fields["created_at"]))
     bytes_done = sum(map(int, counts))
     if state is JobState.COMPLETE and "chunks_count" in fields:
-        # The merge had all their receipts. A chunk that was done while a new sending looked for what is missing may have
-        # been forgotten here.
+        # The merge had all their receipts. One that was done while a new sending looked for what is missing may have
+        # been forgotten.
         chunks_done = int(fields["chunks_count"])
     if "size_bytes" in fields:
         # What two workers brought at the same time counts once; and a report that was on its way when the last byte
