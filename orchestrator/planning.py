@@ -183,7 +183,10 @@ class Planning:
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
         if void is not None:
             destination = void.destination
-        self._check_destination(destination)
+        with contextlib.suppress(
+            _AlreadyPublished
+        ):  # by a plan that died before it could say so, or is about to
+            self._check_destination(destination)
         before = self._host.volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
         wanted = self._wanted(source, probe, void, destination)

@@ -55,10 +55,7 @@ def assert_only_the_rest_was_fetched(one: Cluster, served):
 
 
 def is_idle(one: Cluster) -> bool:
-    redis = one.redis.client()
-    return not any(redis.llen(f"manyhands:{queue}") for queue in QUEUES) and not redis.hlen(
-        "manyhands:unacked"
-    )
+    return not one.waiting_count(*QUEUES) and not one.redis.client().hlen("manyhands:unacked")
 
 
 def keys_of_chords(one: Cluster) -> list[str]:
