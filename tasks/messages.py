@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.exceptions import OperationalError
 
-from tasks.records import RedisError
+from tasks.records import RedisAway
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +23,12 @@ def shown_as(text: str) -> dict[str, Any]:
 
 @contextmanager
 def sending_errors() -> Iterator[None]:
-    """Within, a message that cannot be sent is a `RedisError`."""
+    """Within, a message that cannot be sent is a `RedisAway`."""
     try:
         yield
     except OperationalError as error:
         # Not its text: that may carry the URL of Redis with its password.
-        raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
+        raise RedisAway(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
 
 def is_redelivered(task: Any) -> bool:

@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING
 
 from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
-from tasks.records.client import RedisError, without_password
-from tasks.records.jobs import JobRecords, NewJob
+from tasks.records.batches import Batches, Found
+from tasks.records.client import RedisAway, RedisError, without_password
+from tasks.records.jobs import NewJob
 from tasks.records.leases import Lease
 from tasks.records.progress import Progress
 from tasks.records.reading import Asked, NoSuchJob
@@ -44,12 +45,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Asked",
+    "Found",
     "Lease",
     "NewJob",
     "Next",
     "NoSuchJob",
     "Progress",
     "Records",
+    "RedisAway",
     "RedisError",
     "Search",
     "Standing",
@@ -57,7 +60,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, States, Answers, Sendings, Attempts, TakeOvers):
+class Records(Batches, States, Answers, Sendings, Attempts, TakeOvers):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -25,6 +25,10 @@ class RedisError(PermanentError):
     side = Side.REDIS
 
 
+class RedisAway(RedisError):
+    """Redis does not answer; it may come back."""
+
+
 class Client:
     """One Redis, and one prefix of keys."""
 
@@ -73,10 +77,14 @@ class Client:
 
     def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | float]) -> Any:
         """Run a Lua script, which happens in one step; its text is sent to each Redis once."""
-        if script not in self._scripts:
-            self._scripts[script] = self._redis.register_script(script)
         with self.translated():
-            return self._scripts[script](keys=keys, args=args)
+            return self.script(script)(keys=keys, args=args)
+
+    def script(self, text: str) -> Any:
+        """A Lua script as redis-py has it, to be called with `keys`, `args`, and `client` for a pipeline."""
+        if text not in self._scripts:
+            self._scripts[text] = self._redis.register_script(text)
+        return self._scripts[text]
 
     @contextmanager
     def translated(self) -> Iterator[None]:
@@ -94,7 +102,7 @@ class Client:
         except (redis.ConnectionError, redis.TimeoutError) as error:
             cause = error.__cause__ or error.__context__
             reason = getattr(cause, "strerror", None) or "no connection"
-            raise RedisError(
+            raise RedisAway(
                 f"Redis at {self._where} cannot be reached ({str(reason).lower()}). Is it running, and is "
                 f"ORCHESTRATOR_REDIS_URL right?"
             ) from None

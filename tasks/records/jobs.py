@@ -24,6 +24,22 @@ class NewJob:
     url: str  #: as it may be shown
     spec: JobSpec
     sealed_request: str
+    entry: str = (
+        ""  #: which file of a batch it is; two that differ are never one job, though their ids be the same
+    )
+
+
+def fields_of(job: NewJob, now: float) -> dict[str, str]:
+    """What the record of a new job begins with."""
+    fields = {
+        "state": JobState.QUEUED.value,
+        "url": job.url,
+        "spec": job.spec.model_dump_json(),
+        "request": job.sealed_request,
+        "created_at": repr(now),
+        f"at:{JobState.QUEUED}": repr(now),
+    }
+    return fields | {"entry": job.entry} if job.entry else fields
 
 
 class JobRecords(Client):
@@ -33,15 +49,7 @@ class JobRecords(Client):
         """Record new jobs in the state ``queued``, all of them or none."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             for job in jobs:
-                fields = {
-                    "state": JobState.QUEUED.value,
-                    "url": job.url,
-                    "spec": job.spec.model_dump_json(),
-                    "request": job.sealed_request,
-                    "created_at": repr(now),
-                    f"at:{JobState.QUEUED}": repr(now),
-                }
-                pipe.hset(self.key(job.job_id), mapping=fields | self.deadline(job.spec))
+                pipe.hset(self.key(job.job_id), mapping=fields_of(job, now) | self.deadline(job.spec))
                 pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
             pipe.execute()
 
