@@ -12,18 +12,18 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
+from orchestrator.ends import Ended, Refused, Totals, shown_url
 from orchestrator.job import LOOK_SECONDS
 from tasks.app import PLAN_MANY_TASK
 from tasks.jobs import RESUMABLE_STATES, JobError, JobState
 from tasks.records import Found, RedisAway
-from tasks.transfer.errors import BadOption, UsageError, redact
+from tasks.transfer.errors import BadOption, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from orchestrator.cluster import Cluster
     from orchestrator.submission import Submission, Wanted
-    from tasks.jobs import JobRecord
     from tasks.records import NewJob
 
 _Answer = TypeVar("_Answer")
@@ -47,54 +47,6 @@ LOOK_COSTS = 10
 _AWAY_LOOK_SECONDS = 1.0
 #: The workers end a job whose time is over. Where there is none, the client does, a little later.
 _DEADLINE_GRACE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """What cannot become a job."""
-
-    shown: str  #: what was wanted, as it may be shown
-    error: JobError
-    line: int | None = None  #: of the list that it is from
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A file of a batch that has come to its end."""
-
-    record: JobRecord
-    line: int | None = None  #: of the list that it is from
-    was_complete: bool = False  #: before this batch
-
-    @property
-    def shown(self) -> str:
-        """The URL, as it may be shown."""
-        return self.record.url
-
-    @property
-    def error(self) -> JobError | None:
-        """Why it did not become complete; None if it did."""
-        if self.record.state is JobState.COMPLETE:
-            return None
-        said = f"Job {self.record.job_id} is {self.record.state}."
-        return self.record.error or JobError(code=f"Job{self.record.state.title()}", message=said)
-
-
-@dataclass(slots=True)
-class Totals:
-    """How a batch stands."""
-
-    complete_count: int = 0
-    before_count: int = 0  #: of these, what was complete before this batch
-    failed_count: int = 0  #: ended otherwise, or refused
-    active_count: int = 0
-    done_bytes: int = 0  #: brought since this batch began, by jobs that are complete
-    active_bytes: int = 0  #: that the others have
-
-    @property
-    def ended_count(self) -> int:
-        """Of files that are neither active nor still to come."""
-        return self.complete_count + self.failed_count
 
 
 @dataclass(slots=True)
@@ -195,7 +147,7 @@ class Batch:
                     raise BadOption("The same file is listed twice.")
             except UsageError as error:
                 told = JobError(code=error.code, message=str(error))
-                yield Refused(redact(wanted.url), told, wanted.line)
+                yield Refused(shown_url(wanted.url), told, wanted.line)
                 continue
             news[job.job_id] = _Active(job, wanted.line)
         if news:
@@ -281,7 +233,8 @@ class Batch:
         for record in self._answer(lambda: self._cluster.records.read_all(job_ids)):
             # Somebody may have resumed it just now.
             if not record.state.is_active:
-                yield Ended(record, self.active.pop(record.job_id).line, was_complete)
+                line = self.active.pop(record.job_id).line
+                yield Ended(record, line, was_complete or record.was_there)
 
     def _end_late(self) -> None:
         now = time.monotonic()

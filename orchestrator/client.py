@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orchestrator import checksums as checksum_lists
-from orchestrator.batch import LOOK_COSTS, MOST_JOBS_A_MESSAGE, WINDOW, Batch, Ended, Refused, Totals
+from orchestrator.batch import LOOK_COSTS, MOST_JOBS_A_MESSAGE, WINDOW, Batch
 from orchestrator.cluster import Cluster
 from orchestrator.job import LOOK_SECONDS, Job
 from orchestrator.submission import Options, Submission, Wanted
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from orchestrator.ends import Ended, Refused, Totals
     from tasks.jobs import JobRecord
     from tasks.records import NewJob
 

@@ -12,6 +12,8 @@ from tasks.jobs import ACTIVE_STATES, JobError, JobState
 from tasks.transfer.errors import TransferError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.host import Host
     from tasks.transfer.manifest import Manifest
     from tasks.transfer.merge_parts import Merged
@@ -37,6 +39,25 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     )
     logger.info("job complete job=%s bytes=%d", manifest.job_id, merged.size_bytes)
     remove(host, manifest.job_id, manifest.destination)
+
+
+def found_there(
+    host: Host, job_id: str, destination: str, *, size_bytes: int, digests: Mapping[str, str]
+) -> None:
+    """Say that the file was under its name already, with these digests if they were compared."""
+    host.records.transition(
+        job_id,
+        JobState.COMPLETE,
+        fields={
+            "path": str(host.volume.path_of(destination)),
+            "size_bytes": size_bytes,
+            "finished_at": repr(time.time()),
+            "destination": destination,
+            "digests": json.dumps(dict(digests)),
+            "was_there": 1,
+        },
+    )
+    logger.info("file was there job=%s", job_id)
 
 
 def fail(host: Host, job_id: str, error: Exception) -> None:

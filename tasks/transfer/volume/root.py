@@ -101,6 +101,12 @@ class Volume:
             if not overwrite and os.path.lexists(path):
                 raise DestinationExists(str(path))
 
+    def size_bytes_of(self, destination: str) -> int | None:
+        """The size of the file that has the destination's name; None if there is none, or it is no file."""
+        path = self.path_of(destination)
+        with volume_errors(path):
+            return path.stat().st_size if path.is_file() else None
+
     def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> str | None:
         """Let one unfinished job alone write to a destination.
 
