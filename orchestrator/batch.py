@@ -192,7 +192,10 @@ class Batch:
             if state is Found.NOTHING or (state is JobState.QUEUED and sends_queued):
                 unsent.append(job)
             elif state in RESUMABLE_STATES:
-                fields = {"spec": job.spec.model_dump_json(), **records.deadline(job.spec)}
+                fields = {
+                    "spec": job.spec.model_dump_json(exclude_defaults=True),
+                    **records.deadline(job.spec),
+                }
                 if records.transition(job.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields):
                     unsent.append(job)
         count = min(MOST_JOBS_A_MESSAGE, max(1, len(unsent) // _MESSAGES_A_REFILL))

@@ -34,7 +34,7 @@ def fields_of(job: NewJob, now: float) -> dict[str, str]:
     fields = {
         "state": JobState.QUEUED.value,
         "url": job.url,
-        "spec": job.spec.model_dump_json(),
+        "spec": job.spec.model_dump_json(exclude_defaults=True),
         "request": job.sealed_request,
         "created_at": repr(now),
         f"at:{JobState.QUEUED}": repr(now),

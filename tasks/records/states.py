@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
 
 # A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
-# each that may changes.
+# each that may changes. Of a complete job nothing is kept that only serves to bring it: that is two thirds of it.
 _TRANSITION = """
 local allowed, to, age, asks, forgets, stays_at, stays = unpack(ARGV)
 local changed = {}
@@ -40,6 +40,10 @@ for first = 1, #KEYS, 8 do
         redis.call('HSET', bytes, stays_at, 0)
         redis.call('HSET', speeds, stays_at, '-1 ' .. stays)
       end
+    end
+    if to == 'complete' then
+      redis.call('HDEL', job, 'spec', 'request')
+      redis.call('DEL', bytes, stops, speeds, help)
     end
     for _, key in ipairs({job, bytes, done, shares, stops, speeds}) do
       if age == '' then redis.call('PERSIST', key) else redis.call('EXPIRE', key, age) end
