@@ -32,11 +32,11 @@ _Answer = TypeVar("_Answer")
 WINDOW = 128
 #: So many chunks of a batch's jobs wait or are fetched at a time: about 4 MB of Redis. One larger job may go beyond.
 _MOST_CHUNKS = 2000
-#: What a job is thought to have as long as nothing is known of the batch's files.
-_CHUNKS_AT_FIRST = 64.0
+#: What a job is thought to have as long as nothing is known of the batch's files: large ones must not come at once.
+_CHUNKS_AT_FIRST = 500.0
 #: How much the latest file counts for what the next ones are thought to have.
-_LATEST_COUNTS = 1 / 8
-#: A share of the window is free before it is filled again: jobs that are submitted together cost less.
+_LATEST_COUNTS = 1 / 4
+#: There is room for such a share of what is active before more is submitted: jobs that go together cost less.
 _REFILL_SHARE = 1 / 4
 #: So many messages a refill is made of, for that many workers.
 _MESSAGES_A_REFILL = 8
@@ -100,17 +100,17 @@ class Batch:
         while True:
             for end in self._admit():
                 yield self._counted(end)
+            self.totals.active_count = len(self.active)
+            self._on_look(self.totals)
             if self._is_over and not self.active:
                 break
             began_seconds = time.monotonic()
             for end in self._look():
                 yield self._counted(end)
-            self._on_look(self.totals)
             self._cluster.check_stack()
             # A tenth of a processor at most, however many they are.
             cost_seconds = LOOK_COSTS * (time.monotonic() - began_seconds)
             time.sleep(min(LOOK_SECONDS, cost_seconds) if self.active else LOOK_SECONDS)
-        self._on_look(self.totals)
 
     def _counted(self, end: Ended | Refused) -> Ended | Refused:
         totals = self.totals
@@ -127,7 +127,7 @@ class Batch:
     def _admit(self) -> Iterator[Ended | Refused]:
         """Fill the window, if that is worth it."""
         room = self._room()
-        if self.active and room < self._window * _REFILL_SHARE and len(self.active) > room:
+        if room < max(1, len(self.active) * _REFILL_SHARE):
             return
         news: dict[str, _Active] = {}
         while len(news) < room and not self._is_over:
@@ -247,7 +247,6 @@ class Batch:
                 self._answer(lambda job_id=job_id: self._cluster.records.time_out(job_id))  # type: ignore[misc]
 
     def _count_bytes(self) -> None:
-        self.totals.active_count = len(self.active)
         now = time.monotonic()
         if now - self._counted_seconds >= LOOK_SECONDS:
             self._counted_seconds = now
