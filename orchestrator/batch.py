@@ -36,7 +36,8 @@ _MOST_CHUNKS = 2000
 _CHUNKS_AT_FIRST = 500.0
 #: How much the latest file counts for what the next ones are thought to have.
 _LATEST_COUNTS = 1 / 4
-#: There is room for such a share of what is active before more is submitted: jobs that go together cost less.
+#: There is room for such a share of what is active before more is submitted, unless that takes long: jobs that go
+#: together cost less.
 _REFILL_SHARE = 1 / 4
 #: So many messages a refill is made of, for that many workers.
 _MESSAGES_A_REFILL = 8
@@ -88,8 +89,10 @@ class Batch:
         self._window = window
         self._on_look, self._on_away = on_look, on_away
         self._is_over = False
+        self._has_taken = False  #: there was something of the list to take the last time
         self._chunks_guess = _CHUNKS_AT_FIRST
         self._counted_seconds = 0.0
+        self._admitted_seconds = 0.0
 
     def __iter__(self) -> Iterator[Ended | Refused]:
         """Bring all.
@@ -104,6 +107,8 @@ class Batch:
             self._on_look(self.totals)
             if self._is_over and not self.active:
                 break
+            if self._has_taken and not self.active:
+                continue  # all of that had ended before
             began_seconds = time.monotonic()
             for end in self._look():
                 yield self._counted(end)
@@ -126,9 +131,12 @@ class Batch:
 
     def _admit(self) -> Iterator[Ended | Refused]:
         """Fill the window, if that is worth it."""
+        self._has_taken = False
         room = self._room()
-        if room < max(1, len(self.active) * _REFILL_SHARE):
+        has_rested = time.monotonic() - self._admitted_seconds > LOOK_SECONDS
+        if room < (1 if has_rested else max(1, len(self.active) * _REFILL_SHARE)):
             return
+        self._admitted_seconds = time.monotonic()
         news: dict[str, _Active] = {}
         while len(news) < room and not self._is_over:
             try:
@@ -138,6 +146,7 @@ class Batch:
                 break
             if wanted is None:
                 break
+            self._has_taken = True
             if isinstance(wanted, Refused):
                 yield wanted
                 continue
@@ -222,8 +231,7 @@ class Batch:
             elif not look.state.is_active:
                 ended.append(job_id)
             if look.chunks_count is not None and each.chunks_count is None:
-                each.chunks_count = max(1, look.chunks_count)
-                self._chunks_guess += (each.chunks_count - self._chunks_guess) * _LATEST_COUNTS
+                each.chunks_count = self._learnt(look.chunks_count)
         if lost:
             yield from self._submit(lost)
         yield from self._take_ended(ended)
@@ -236,8 +244,16 @@ class Batch:
         for record in self._answer(lambda: self._cluster.records.read_all(job_ids)):
             # Somebody may have resumed it just now.
             if not record.state.is_active:
-                line = self.active.pop(record.job_id).line
-                yield Ended(record, line, was_complete or record.was_there)
+                each = self.active.pop(record.job_id)
+                if each.chunks_count is None:
+                    self._learnt(record.chunks_count or 1)  # it ended without a plan: it sent none
+                yield Ended(record, each.line, was_complete or record.was_there)
+
+    def _learnt(self, chunks_count: int) -> int:
+        """Take note of how many chunks a file has."""
+        chunks_count = max(1, chunks_count)
+        self._chunks_guess += (chunks_count - self._chunks_guess) * _LATEST_COUNTS
+        return chunks_count
 
     def _end_late(self) -> None:
         now = time.monotonic()

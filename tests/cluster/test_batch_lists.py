@@ -50,8 +50,20 @@ def are_right(one, served, paths=None):
     )
 
 
-def begin(one, *args):
-    return start([*args], environment=one.environment, cwd=one.logs, outputs=one.logs)
+@pytest.fixture
+def begin():
+    """Starts commands; those that a failed test leaves would submit their lists to the next one's Redis."""
+    runs = []
+
+    def begin_one(one, *args):
+        runs.append(start([*args], environment=one.environment, cwd=one.logs, outputs=one.logs))
+        return runs[-1]
+
+    yield begin_one
+    for run in runs:
+        if run.process.poll() is None:
+            run.process.kill()
+            run.process.wait()
 
 
 def summary(stdout):
@@ -84,7 +96,7 @@ def submitting(one, files, **options):
     assert problems == []
 
 
-def test_no_more_than_the_window_is_active_at_any_time(empty_cluster, served):
+def test_no_more_than_the_window_is_active_at_any_time(empty_cluster, served, begin):
     most, over = [], threading.Event()
 
     def watch():
@@ -166,7 +178,7 @@ def test_one_that_fails_is_named_at_once_and_stops_no_other(empty_cluster, serve
     assert "DigestMismatch, exit 3, job" in again.stderr
 
 
-def test_the_same_command_again_brings_nothing_that_is_complete(empty_cluster, served):
+def test_the_same_command_again_brings_nothing_that_is_complete(empty_cluster, served, begin):
     """Also after its client was killed."""
     empty_cluster.start_worker("--concurrency", "4")
     # These wait at the gate behind their first block.
@@ -199,11 +211,19 @@ def test_the_same_command_again_brings_nothing_that_is_complete(empty_cluster, s
     assert are_right(empty_cluster, served)
     again = empty_cluster.run("submit", "-i", str(path), "-j", "3", timeout=120)
     assert again.returncode == 0, again.stderr
+    looks = []
+    with empty_cluster.orchestrator() as orchestrator:
+        found = list(orchestrator.submit_all([url_of(served, each) for each in small], on_look=looks.append))
+    assert all(end.was_complete for end in found)
+    # Many at a time, as they are known to be small.
+    assert len(looks) < COUNT / 6
     assert len(served.paths) == COUNT + 10
     wait_until_clean(empty_cluster.volume)
 
 
-def test_an_interrupt_leaves_what_was_submitted_and_says_how_to_come_back(empty_cluster, served, redis):
+def test_an_interrupt_leaves_what_was_submitted_and_says_how_to_come_back(
+    empty_cluster, served, redis, begin
+):
     run = begin(empty_cluster, "submit", "-i", str(list_of(empty_cluster, served)), "-j", "5")
     # Each has a message by then: of a client that ends in between, the sweep would have to find the jobs.
     wait_until(lambda: redis.client().llen("manyhands:chunks") == 4, seconds=60, what="the first messages")
@@ -387,7 +407,7 @@ def test_a_file_that_has_no_time_left_ends_without_any_worker(empty_cluster, ser
     assert end.error.code == "JobTimedOut"
 
 
-def test_a_list_outlives_a_redis_that_comes_back_empty(served, tmp_path):
+def test_a_list_outlives_a_redis_that_comes_back_empty(served, tmp_path, begin):
     with redis_server(tmp_path) as redis, cluster(redis, tmp_path) as one:
         run = begin(one, "submit", "-i", str(list_of(one, served)), "-j", "20", "--json")
         wait_until(lambda: len(active(one)) >= 4, seconds=60, what="the first jobs")
