@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test bench clean
+.PHONY: check lint types imports test growth bench clean
 
 check: lint types imports test
 
@@ -18,6 +18,10 @@ imports: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# What a list of 10,000 files takes of Redis and of the workers' memory.
+growth: $(INSTALLED)
+	GROWTH_FILES=10000 $(BIN)/python -m pytest -s tests/system/test_queue_growth.py
 
 bench: $(INSTALLED)
 	cd tests && ../$(BIN)/python -m bench

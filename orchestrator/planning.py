@@ -31,6 +31,7 @@ from tasks.transfer.errors import (
     origin_of,
 )
 from tasks.transfer.manifest import LayoutName, Manifest, Span
+from tasks.transfer.verify_file import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -186,7 +187,7 @@ class Planning:
         with contextlib.suppress(
             _AlreadyPublished
         ):  # by a plan that died before it could say so, or is about to
-            self._check_destination(destination)
+            self._make_sure_it_is_missing(destination, size_bytes)
         before = self._host.volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
         wanted = self._wanted(source, probe, void, destination)
@@ -335,6 +336,28 @@ class Planning:
             priority=self._spec.priority,
             name=self._attempt_name,
         )
+
+    def _make_sure_it_is_missing(self, destination: str, size_bytes: int | None) -> None:
+        """Make sure that the destination is free; if it has the file already, and that is welcome, the job is complete.
+
+        Raises:
+            DestinationExists: it is not.
+            AttemptStopped: the job is complete.
+        """
+        try:
+            self._check_destination(destination)
+        except DestinationExists:
+            volume, digests = self._host.volume, self._spec.digests
+            if not self._spec.skip_existing or size_bytes is None:
+                raise
+            if volume.size_bytes_of(destination) != size_bytes:
+                raise
+            if digests and not verify_file(volume.path_of(destination), digests).is_same:
+                raise
+            outcomes.found_there(
+                self._host, self._job_id, destination, size_bytes=size_bytes, digests=digests
+            )
+            raise AttemptStopped(StopReason.JOB_ENDED) from None
 
     def _check_destination(self, destination: str) -> None:
         """Make sure that the destination is free.

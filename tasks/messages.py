@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from tasks.records import RedisError
+from tasks.records import RedisAway
 from tasks.records.queues import MESSAGE_PRIORITIES
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ def shown_as(text: str) -> dict[str, Any]:
 
 @contextmanager
 def sending_errors() -> Iterator[None]:
-    """Within, a message that cannot be sent is a `RedisError`."""
+    """Within, a message that cannot be sent is a `RedisAway`."""
     try:
         yield
     except OperationalError as error:
         # Not its text: that may carry the URL of Redis with its password.
-        raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
+        raise RedisAway(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
 
 def is_redelivered(task: Any) -> bool:

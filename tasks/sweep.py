@@ -21,7 +21,7 @@ from tasks.messages import sending_errors, shown_as, urgency
 from tasks.prune import prune_by_age
 from tasks.records import RedisError
 from tasks.records.queues import CHUNKS_LISTS
-from tasks.restoring import keep_submissions, restore, restore_submissions
+from tasks.restoring import keep_unplanned, restore, restore_unplanned
 from tasks.transfer.errors import SentInVain, TransferError
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ def look_at_volume(here: Host) -> None:
         except TransferError as error:
             # The others have nothing to do with it.
             logger.warning("job not looked at job=%s error=%s", job_id, error)
-    keep_submissions(here)
-    for job_id in restore_submissions(here, clusters=names):
+    keep_unplanned(here)
+    for job_id in restore_unplanned(here, clusters=names):
         send_missing(here, job_id)
 
 

@@ -43,9 +43,10 @@ from typing import TYPE_CHECKING
 
 from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
+from tasks.records.batches import Batches, Found
 from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.endings import Ending, Endings
-from tasks.records.jobs import JobRecords, NewJob
+from tasks.records.jobs import NewJob
 from tasks.records.leases import LEASE_SECONDS, Lease
 from tasks.records.progress import Progress
 from tasks.records.queues import Queues
@@ -63,6 +64,7 @@ __all__ = [
     "LEASE_SECONDS",
     "Asked",
     "Ending",
+    "Found",
     "Lease",
     "NewJob",
     "Next",
@@ -79,7 +81,7 @@ __all__ = [
 ]
 
 
-class Records(JobRecords, States, Answers, Sendings, Queues, Sweeps, Attempts, TakeOvers, Endings):
+class Records(Batches, States, Answers, Sendings, Queues, Sweeps, Attempts, TakeOvers, Endings):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KINDS = ("bytes", "done", "shares", "stops", "speeds", "help", "deaths")
 
 # A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
-# each that may changes.
+# each that may changes. Of a complete job nothing is kept that only serves to bring it: that is two thirds of it.
 _TRANSITION = """
 local allowed, to, age, asks, forgets, stays_at, stays, is_active = unpack(ARGV)
 local active, stalls = KEYS[#KEYS - 1], KEYS[#KEYS]
@@ -46,6 +46,10 @@ for first = 1, #KEYS - 2, 9 do
         redis.call('HSET', bytes, stays_at, 0)
         redis.call('HSET', speeds, stays_at, '-1 ' .. stays)
       end
+    end
+    if to == 'complete' then
+      redis.call('HDEL', job, 'spec', 'request')
+      redis.call('DEL', bytes, stops, speeds, help, deaths)
     end
     for _, key in ipairs({job, bytes, done, shares, stops, speeds, deaths}) do
       if age == '' then redis.call('PERSIST', key) else redis.call('EXPIRE', key, age) end

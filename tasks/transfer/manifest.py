@@ -55,6 +55,7 @@ class JobSpec(_Stored):
     connections: int | None = Field(default=None, ge=1)  #: the most to the origin; None: the workers' setting
     layout: LayoutName = LayoutName.AUTO
     overwrite: bool = False
+    skip_existing: bool = False  #: a file at the destination that is as it is to be ends the job well
     sync: bool = True  #: data is on disk before the file is visible
     strict: bool = False  #: another ETag is another file, though size and Last-Modified agree
     restarts: bool = True  #: a file that changed midway is started over, once
@@ -64,7 +65,7 @@ class JobSpec(_Stored):
     priority: Priority = Priority.NORMAL
 
 
-class Submission(_Stored):
+class UnplannedJob(_Stored):
     """A job that has no plan yet."""
 
     job_id: JobId

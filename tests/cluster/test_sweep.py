@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from orchestrator.submission import Wanted, new_job
+from orchestrator.submission import Submission, Wanted
 from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
 from support.origin import origin
@@ -75,7 +75,7 @@ def test_messages_that_vanish_are_sent_again(empty_cluster: Cluster, served, kin
 def test_a_submitter_that_died_before_it_sent_the_plan_is_made_good(empty_cluster: Cluster, served):
     start(empty_cluster)
     with empty_cluster.orchestrator() as orchestrator:
-        new = new_job(Wanted(served.url), orchestrator.settings.secret_key, {})
+        new = Submission(orchestrator.settings.secret_key, {}).job(Wanted(served.url))
         orchestrator.records.create([new], now=time.time())
         orchestrator.job(new.job_id).wait(60)
     assert is_right(empty_cluster)
@@ -173,8 +173,8 @@ def test_a_job_that_had_no_plan_yet_comes_back_too(empty_cluster: Cluster, serve
     client = empty_cluster.redis.client()
     with empty_cluster.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, sha256=hashlib.sha256(CONTENT).hexdigest())
-        kept = empty_cluster.volume / ".orchestrator" / "submitted" / f"{job.job_id}.json"
-        wait_until(kept.exists, what="the submission on the volume")
+        kept = empty_cluster.volume / ".orchestrator" / "unplanned" / f"{job.job_id}.json"
+        wait_until(kept.exists, what="what was asked for, on the volume")
         client.flushall()
         wait_until(lambda: client.exists(f"manyhands:job:{job.job_id}"), what="the record")
         start(empty_cluster, "--queues", "control,merge")
