@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs import JobState
 from tasks.records import NewJob
 from tasks.transfer.manifest import UnplannedJob
+from tasks.transfer.volume import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -72,15 +73,17 @@ def restore(host: Host, job_id: str, *, clusters: Collection[str] | None) -> boo
     if clusters is not None and manifest.cluster not in clusters:
         return False
     left = folder.left_as
-    if left is not None and left != JobState.PAUSED:
+    # One whose Redis ended goes on where somebody asks for it: another submit may go on with it as well.
+    goes_on = left is None or (left == ENDED and clusters is None)
+    if not goes_on and left != JobState.PAUSED:
         return False
-    state = JobState.PLANNING if left is None else JobState.PAUSED
+    state = JobState.PLANNING if goes_on else JobState.PAUSED
     new = NewJob(job_id, manifest.source_name, manifest.spec, manifest.sealed_request)
     if not host.records.restore(new, state, created_at=manifest.created_at, fields=shown_of(host, manifest)):
         return False
     host.records.adopt(job_id, receipts_of_whole_chunks(folder, manifest))
     logger.warning("a job that Redis does not know is recorded anew job=%s state=%s", job_id, state)
-    return left is None
+    return goes_on
 
 
 def shown_of(host: Host, manifest: Manifest) -> dict[str, str | int]:
