@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from tasks.host import Host
-    from tasks.transfer.manifest import Manifest, Receipt
+    from tasks.transfer.manifest import Chunk, Manifest, Receipt
     from tasks.transfer.volume import JobFolder
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,8 @@ def restore(host: Host, job_id: str, *, clusters: Collection[str] | None) -> boo
     new = NewJob(job_id, manifest.source_name, manifest.spec, manifest.sealed_request)
     if not host.records.restore(new, state, created_at=manifest.created_at, fields=shown_of(host, manifest)):
         return False
-    host.records.adopt(job_id, receipts_of_whole_chunks(folder, manifest))
+    receipts, _ = sort_chunks(folder, manifest)
+    host.records.adopt(job_id, receipts)
     logger.warning("a job that Redis does not know is recorded anew job=%s state=%s", job_id, state)
     return goes_on
 
@@ -98,11 +99,14 @@ def shown_of(host: Host, manifest: Manifest) -> dict[str, str | int]:
     return fields
 
 
-def receipts_of_whole_chunks(folder: JobFolder, manifest: Manifest) -> list[Receipt]:
-    """The receipts of the chunks that need not be fetched."""
+def sort_chunks(folder: JobFolder, manifest: Manifest) -> tuple[list[Receipt], list[Chunk]]:
+    """The receipts of the chunks that are there as a whole; and the chunks that are not, in order."""
     receipts: list[Receipt] = []
+    missing: list[Chunk] = []
     for chunk in manifest.chunks():
         proven = folder.proven(manifest, chunk)
         if proven.is_whole:
             receipts += proven.receipts
-    return receipts
+        else:
+            missing.append(chunk)
+    return receipts, missing
