@@ -157,7 +157,12 @@ class Witness:
             self._look()
 
     def _look(self) -> None:
-        there = {entry.name: entry for entry in os.scandir(self._volume) if entry.name != ".orchestrator"}
+        # The folder of unfinished jobs is there, or on its way there, or not: whoever ends this looks for leftovers.
+        there = {
+            entry.name: entry
+            for entry in os.scandir(self._volume)
+            if not entry.name.startswith(".orchestrator")
+        }
         for name in self._seen.keys() - there.keys():
             self._complain(f"{name} was there, and is gone")
             del self._seen[name]

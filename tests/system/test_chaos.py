@@ -1,7 +1,8 @@
 """Chaos: many jobs on three hosts, while a monkey kills, freezes, cuts off and empties what they need.
 
-The seed is printed, and ``CHAOS_SEED`` sets it; ``CHAOS_JOBS``, ``CHAOS_ACTS`` and ``CHAOS_ONLY`` (acts, separated by
-commas) make it larger or narrower. The same seed gives the same jobs and draws the same acts, not the same moments.
+The seed is printed, and ``CHAOS_SEED`` sets it; ``CHAOS_JOBS``, ``CHAOS_ACTS`` and ``CHAOS_ROUNDS`` make it larger, and
+``CHAOS_ONLY`` (acts of the monkey, separated by commas) narrower. The same seed gives the same jobs and draws the same
+acts, not the same moments.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from orchestrator import Orchestrator
-from support.chaos_jobs import Client, Witness, begin_clients, make_plans
+from support.chaos_jobs import KIB, Client, Witness, begin_clients, make_plans
 from support.chaos_origin import ChaosOrigin, chaos_origin
 from support.cluster import KEY, clean_environment
 from support.files import MIB, leftovers
@@ -34,14 +35,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+JOBS_COUNT = int(os.environ.get("CHAOS_JOBS") or 40)
+ACTS_COUNT = int(os.environ.get("CHAOS_ACTS") or 28)
+ROUNDS_COUNT = int(os.environ.get("CHAOS_ROUNDS") or 1)
 HOSTS_COUNT = 3
 SLOTS = 4
 #: How long the last job may take when the monkey is quiet.
 QUIET_SECONDS = 180.0
 PAUSES_SECONDS = 1.0, 2.4
-BYTES_PER_SECOND = MIB // 2
+RAGING_SECONDS = ACTS_COUNT * sum(PAUSES_SECONDS) / 2
+BYTES_PER_SECOND = 640 * KIB
 PREFIX = "manyhands:"
-#: Of what is in no file at the end, so much may have been fetched at most, by what is in one.
+#: What was fetched and is in no file at the end, at most, as a share of all files.
 MOST_REFETCHED = 0.10
 
 _BY_ORIGIN = {"origin_reset", "origin_truncate", "origin_stall", "origin_busy", "cut_origin", "cut_all"}
@@ -57,7 +62,7 @@ EXCUSES = {
 
 @dataclass
 class Scene:
-    """All that takes part."""
+    """All who take part."""
 
     volume: Path
     redis: RedisServer
@@ -65,15 +70,11 @@ class Scene:
     hosts: list[WorkerHost]
     monkey: Monkey
 
-    def raw(self) -> str:
-        """What Redis has at this moment, for who looks into a failure."""
-        with self.redis.client() as client:
-            return "\n".join(f"{key} {client.type(key)}" for key in sorted(client.scan_iter(f"{PREFIX}*")))
 
-
-@pytest.fixture
-def seed() -> int:
-    return int(os.environ.get("CHAOS_SEED") or secrets.randbelow(2**32))
+@pytest.fixture(params=range(ROUNDS_COUNT))
+def seed(request: pytest.FixtureRequest) -> int:
+    given = os.environ.get("CHAOS_SEED")
+    return int(given) + request.param if given else secrets.randbelow(2**32)
 
 
 @pytest.fixture
@@ -118,32 +119,29 @@ def scene(tmp_path: Path, seed: int) -> Iterator[Scene]:
         yield Scene(volume, redis, origin, hosts, monkey)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(2 * RAGING_SECONDS + QUIET_SECONDS + 400)
 @pytest.mark.parametrize("flushes", [False, True], ids=["redis-keeps", "redis-emptied"])
 def test_nothing_is_lost_and_nothing_hangs(scene: Scene, seed: int, flushes: bool, capsys):
-    jobs_count = int(os.environ.get("CHAOS_JOBS", "40"))
-    acts_count = int(os.environ.get("CHAOS_ACTS", "28"))
     if not flushes:
         scene.monkey.acts.pop("flush", None)
     chance = random.Random(seed)
-    plans = make_plans(jobs_count, chance)
+    plans = make_plans(JOBS_COUNT, chance)
     total_bytes = sum(plan.size_bytes for plan in plans)
     with capsys.disabled():
         print(
-            f"\nchaos: CHAOS_SEED={seed}, {jobs_count} jobs of {total_bytes / MIB:.0f} MiB, {acts_count} acts"
+            f"\nchaos: CHAOS_SEED={seed}, {JOBS_COUNT} jobs of {total_bytes / MIB:.0f} MiB, {ACTS_COUNT} acts"
         )
-    raging_seconds = acts_count * sum(PAUSES_SECONDS) / 2
     with Orchestrator(redis_url=scene.redis.url, volume=scene.volume, secret_key=KEY) as orchestrator:
         clients, threads = begin_clients(
             plans,
             orchestrator,
             scene.origin.url,
-            over_seconds=raging_seconds * 0.6,
-            wait_seconds=raging_seconds + 30 + QUIET_SECONDS,
+            over_seconds=RAGING_SECONDS * 0.6,
+            wait_seconds=RAGING_SECONDS + 30 + QUIET_SECONDS,
         )
         witness = Witness(scene.volume, clients)
         try:
-            scene.monkey.rage(acts_count, least_seconds=PAUSES_SECONDS[0], most_seconds=PAUSES_SECONDS[1])
+            scene.monkey.rage(ACTS_COUNT, least_seconds=PAUSES_SECONDS[0], most_seconds=PAUSES_SECONDS[1])
             began_seconds = time.monotonic()
             for thread in threads:
                 thread.join()
@@ -212,7 +210,7 @@ def clean_up(scene: Scene, orchestrator: Orchestrator, clients: list[Client]) ->
 
 def check_nothing_left(scene: Scene) -> None:
     """No file but the published ones, no message, no lease; and all workers are there."""
-    wait_until(lambda: leftovers(scene.volume) == [], seconds=60, what="a volume without leftovers")
+    wait_until(lambda: left(scene.volume) == [], seconds=60, what="a volume without leftovers")
     with scene.redis.client() as client:
         # What workers had that were killed is delivered again when the visibility timeout is over: now.
         def settle() -> bool:
@@ -231,6 +229,10 @@ def check_nothing_left(scene: Scene) -> None:
     assert [host.name for host in scene.hosts if host.has_ended] == []
 
 
+def left(volume: Path) -> list[str]:
+    return leftovers(volume) + [path.name for path in volume.glob(".orchestrator.*")]
+
+
 def messages(client) -> dict[str, int]:
     """How many wait in which queue, or are with a worker."""
     found = {}
@@ -245,7 +247,7 @@ def messages(client) -> dict[str, int]:
 def tell(scene: Scene, clients: list[Client], orchestrator: Orchestrator) -> None:
     """Print what helps to find out what went wrong."""
     print("\n".join(scene.monkey.log))
-    print(f"left on the volume: {leftovers(scene.volume)}")
+    print(f"left on the volume: {left(scene.volume)}")
     for client in clients:
         if not is_complete(client):
             print(client.plan, client.trouble, client.record)
