@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.access import Access
     from orchestrator.client import Orchestrator
+    from orchestrator.ends import Ended, Refused
     from orchestrator.job import Job, JobEndedBadly, StillRunning
     from orchestrator.submission import Wanted
 
 _HOMES = {
     "Access": "orchestrator.access",
+    "Ended": "orchestrator.ends",
     "Job": "orchestrator.job",
     "JobEndedBadly": "orchestrator.job",
     "Orchestrator": "orchestrator.client",
+    "Refused": "orchestrator.ends",
     "StillRunning": "orchestrator.job",
     "Wanted": "orchestrator.submission",
 }
-__all__ = ["Access", "Job", "JobEndedBadly", "Orchestrator", "StillRunning", "Wanted"]
+__all__ = ["Access", "Ended", "Job", "JobEndedBadly", "Orchestrator", "Refused", "StillRunning", "Wanted"]
 
 
 def __getattr__(name: str) -> object:

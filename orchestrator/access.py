@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.cookiejar
 import ssl
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tasks.transfer.errors import BadOption, BadURL, origin_of
@@ -41,46 +41,69 @@ class Access:
     allows_downgrade: bool = False  #: follow a redirect from https to http
 
 
-def request_for(url: str, access: Access, *, checksums_url: str | None = None) -> SourceRequest:
-    """The request that workers send.
+class Requests:
+    """Makes the requests for URLs that share an access; the files that it names are read once."""
 
-    Args:
-        url: of the file.
-        access: what goes with it.
-        checksums_url: of a list of checksums; credentials go there only if it is of the same origin.
+    def __init__(self, access: Access) -> None:
+        """Read and check what goes with the URLs.
+
+        Raises:
+            BadOption: something of it makes no sense, or a file cannot be read.
+        """
+        _check_headers(access.headers)
+        self._access = access
+        self._common: dict[str, Any] = {
+            "headers": dict(access.headers),
+            "uses_digest": access.uses_digest,
+            "cookies": _read_cookies(access.cookie_file) if access.cookie_file else (),
+            "client_certificate": _read_client_certificate(access),
+            "ca_certificates": _read_ca(access.ca_file) if access.ca_file else None,
+            "verifies": not access.is_insecure,
+            "proxy": _check_proxy(access.proxy),
+            "trusts_redirects": access.trusts_redirects,
+            "allows_downgrade": access.allows_downgrade,
+        }
+
+    def to(self, url: str, *, checksums_url: str | None = None) -> SourceRequest:
+        """The request that workers send.
+
+        Args:
+            url: of the file.
+            checksums_url: of a list of checksums; credentials go there only if it is of the same origin.
+
+        Raises:
+            BadURL: one of them is none.
+        """
+        _check_url(url)
+        parts = urlsplit(url)
+        userinfo, at, host = parts.netloc.rpartition("@")
+        user = self._access.user
+        if at:
+            user = user or ":".join(unquote(item) for item in userinfo.split(":", 1))
+        return SourceRequest(
+            **self._common,
+            url=urlunsplit(parts._replace(netloc=host, fragment="")),
+            user=user,
+            checksums=None if checksums_url is None else self._to_checksums(checksums_url, url),
+        )
+
+    def _to_checksums(self, checksums_url: str, url: str) -> SourceRequest:
+        _check_url(checksums_url)
+        if origin_of(checksums_url) == origin_of(url):
+            return self.to(checksums_url)
+        # The ways there and whom to trust, and nothing that was meant for another.
+        return Requests(Access(ca_file=self._access.ca_file, proxy=self._access.proxy)).to(checksums_url)
+
+
+def request_for(url: str, access: Access, *, checksums_url: str | None = None) -> SourceRequest:
+    """The request for one URL; see `Requests`.
 
     Raises:
         BadURL, BadOption: something of it makes no sense, or a file cannot be read.
     """
+    # The URL first: that it is none is what a user would want to hear of before all else.
     _check_url(url)
-    parts = urlsplit(url)
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user = access.user
-    if at:
-        user = user or ":".join(unquote(item) for item in userinfo.split(":", 1))
-    _check_headers(access.headers)
-    return SourceRequest(
-        url=urlunsplit(parts._replace(netloc=host, fragment="")),
-        headers=dict(access.headers),
-        user=user,
-        uses_digest=access.uses_digest,
-        cookies=_read_cookies(access.cookie_file) if access.cookie_file else (),
-        client_certificate=_read_client_certificate(access),
-        ca_certificates=_read_ca(access.ca_file) if access.ca_file else None,
-        verifies=not access.is_insecure,
-        proxy=_check_proxy(access.proxy),
-        trusts_redirects=access.trusts_redirects,
-        allows_downgrade=access.allows_downgrade,
-        checksums=None if checksums_url is None else _request_for_checksums(checksums_url, url, access),
-    )
-
-
-def _request_for_checksums(checksums_url: str, url: str, access: Access) -> SourceRequest:
-    _check_url(checksums_url)
-    if origin_of(checksums_url) != origin_of(url):
-        # The ways there and whom to trust, and nothing that was meant for another.
-        access = Access(ca_file=access.ca_file, proxy=access.proxy)
-    return request_for(checksums_url, access)
+    return Requests(access).to(url, checksums_url=checksums_url)
 
 
 def _check_url(url: str) -> None:

@@ -33,44 +33,52 @@ class _Entry:
     digest: str
 
 
-def choose(text: str, names: Iterable[str], *, source: str) -> dict[str, str]:
-    """A file's digests in a list of checksums.
+class ChecksumList:
+    """A list of checksums, read once for any number of files.
 
     Lines are ``HEX  name`` or ``HEX *name`` (GNU coreutils), where the number of digits tells the algorithm, or
     ``SHA256 (name) = HEX`` (BSD, OpenSSL); after a backslash, with escapes in the name. Others, such as a signature's,
     are passed over. A list of one digest without a name is the file's.
-
-    Args:
-        text: the list.
-        names: what the file may be called, with the folders that are known, the best name first.
-        source: what the list is called, for messages.
-
-    Returns:
-        Algorithm -> hexadecimal.
-
-    Raises:
-        BadOption: there is no entry for the file, or there are several that contradict each other.
     """
-    # Windows editors begin a text with a mark that would make the first line no entry.
-    lines = text.removeprefix("\ufeff").splitlines()
-    entries = [entry for line in lines if (entry := _parse(line.strip()))]
-    if len(entries) == 1 and entries[0].name is None:
-        return {entries[0].algorithm: entries[0].digest}
-    wanted = [name for name in names if name.rpartition("/")[2]]
-    for name in wanted:
-        for is_it in (_ends_alike, _is_called_alike):
-            found = [
-                (each.algorithm, each.digest) for each in entries if each.name and is_it(name, each.name)
-            ]
+
+    def __init__(self, text: str, *, source: str) -> None:
+        """Take the list, and what it is called in messages."""
+        # Windows editors begin a text with a mark that would make the first line no entry.
+        lines = text.removeprefix("\ufeff").splitlines()
+        self._entries = [entry for line in lines if (entry := _parse(line.strip()))]
+        self._by_name: dict[str, list[_Entry]] = {}
+        for entry in self._entries:
+            if entry.name:
+                self._by_name.setdefault(_last(entry.name), []).append(entry)
+        self._source = source
+
+    def choose(self, names: Iterable[str]) -> dict[str, str]:
+        """A file's digests, algorithm -> hexadecimal.
+
+        Args:
+            names: what the file may be called, with the folders that are known, the best name first.
+
+        Raises:
+            BadOption: there is no entry for the file, or there are several that contradict each other.
+        """
+        if len(self._entries) == 1 and self._entries[0].name is None:
+            return {self._entries[0].algorithm: self._entries[0].digest}
+        wanted = [name for name in names if _last(name)]
+        for name in wanted:
+            alike = self._by_name.get(_last(name), [])
+            found = [each for each in alike if each.name and _ends_alike(name, each.name)] or alike
             if found:
-                return _agreeing(found, name, source)
-    shown = (
-        " or ".join(dict.fromkeys(repr(name.rpartition("/")[2]) for name in wanted)) or "a URL without a name"
-    )
-    raise BadOption(
-        f"{source} has no checksum for {shown}, among {len(entries)} entries. Check that it is the right list, or "
-        f"name the file as the list does with -o."
-    )
+                return _agreeing([(each.algorithm, each.digest) for each in found], name, self._source)
+        shown = " or ".join(dict.fromkeys(repr(_last(name)) for name in wanted)) or "a URL without a name"
+        raise BadOption(
+            f"{self._source} has no checksum for {shown}, among {len(self._entries)} entries. Check that it is the "
+            f"right list, or name the file as the list does with -o."
+        )
+
+
+def choose(text: str, names: Iterable[str], *, source: str) -> dict[str, str]:
+    """One file's digests in a list of checksums; see `ChecksumList`."""
+    return ChecksumList(text, source=source).choose(names)
 
 
 def names_of(url: str, output: str | None) -> list[str]:
@@ -84,8 +92,8 @@ def is_url(checksums: str | Path) -> bool:
     return "://" in str(checksums)
 
 
-def choose_in(path: Path, names: Iterable[str]) -> dict[str, str]:
-    """A file's digests in a list on this host; `BadOption` if it has none."""
+def read_list(path: Path) -> ChecksumList:
+    """A list on this host; `BadOption` if it cannot be read."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -93,7 +101,7 @@ def choose_in(path: Path, names: Iterable[str]) -> dict[str, str]:
     # PowerShell's redirection writes UTF-16.
     is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = data.decode("utf-16" if is_utf16 else "utf-8", errors="replace")
-    return choose(text, names, source=str(path))
+    return ChecksumList(text, source=str(path))
 
 
 def given(sha256: str | None, *others: Mapping[str, str]) -> dict[str, str]:
@@ -128,8 +136,8 @@ def _ends_alike(path: str, name: str) -> bool:
     return f"/{path}".endswith(f"/{name.lstrip('/')}")
 
 
-def _is_called_alike(path: str, name: str) -> bool:
-    return path.rpartition("/")[2] == name.rpartition("/")[2]
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
 
 
 def _agreeing(found: list[tuple[str, str]], name: str, source: str) -> dict[str, str]:
@@ -137,6 +145,5 @@ def _agreeing(found: list[tuple[str, str]], name: str, source: str) -> dict[str,
         return agree(found)
     except ValueError as error:
         raise BadOption(
-            f"{source} has several entries for {name.rpartition('/')[2]!r}: {error}. Give the right one with "
-            f"--checksum."
+            f"{source} has several entries for {_last(name)!r}: {error}. Give the right one with --checksum."
         ) from None

@@ -8,28 +8,27 @@ import time
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orchestrator import checksums as checksum_lists
+from orchestrator.batch import LOOK_COSTS, MOST_JOBS_A_MESSAGE, WINDOW, Batch
 from orchestrator.cluster import Cluster
 from orchestrator.job import AWAY_SECONDS, LOOK_SECONDS, Job
 from orchestrator.lost import LostRecords, Submitted
 from orchestrator.pruning import prune_by_worker
-from orchestrator.submission import Options, Wanted, new_job
-from tasks.app import PLAN_MANY_TASK, PLAN_TASK
+from orchestrator.submission import Options, Submission, Wanted
+from tasks.app import PLAN_TASK
+from tasks.messages import urgency
 from tasks.records import NoSuchJob, RedisAway
 from tasks.transfer.errors import VolumeError
 from tasks.transfer.volume import Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from orchestrator.ends import Ended, Refused, Totals
     from tasks.jobs import JobRecord
     from tasks.prune import Pruned
     from tasks.records import NewJob
 
-#: How much longer than a look at many jobs the pause behind it is.
-_LOOK_COSTS = 10
-#: So many small files share a task at most: what a worker that dies leaves for its message to come again.
-_MOST_JOBS_A_TASK = 32
 #: Into so many tasks even a short list is split, for that many workers.
 _LEAST_TASKS = 64
 
@@ -81,9 +80,9 @@ class Orchestrator(Cluster):
             RedisError: Redis cannot be used.
         """
         wanted = Wanted(url, output, checksum_lists.given(sha256, digests or {}), checksums)
-        new = new_job(wanted, self.settings.secret_key, options)
+        new = Submission(self.settings.secret_key, options).job(wanted)
         (job,) = self._record([new])
-        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}")
+        self.send(PLAN_TASK, new.job_id, f"{new.job_id}, {new.url}", **urgency(new.spec.priority))
         return job
 
     def submit_many(self, files: Iterable[str | Wanted], **options: Unpack[Options]) -> list[Job]:
@@ -97,13 +96,48 @@ class Orchestrator(Cluster):
             UsageError, RedisError: as for `submit`; then none was submitted.
         """
         wanted = [each if isinstance(each, Wanted) else Wanted(each) for each in files]
-        news = [new_job(each, self.settings.secret_key, options) for each in wanted]
+        submission = Submission(self.settings.secret_key, options)
+        news = [submission.job(each) for each in wanted]
         jobs = self._record(news)
-        count = min(_MOST_JOBS_A_TASK, max(1, len(news) // _LEAST_TASKS))
-        for begin in range(0, len(news), count):
-            some = news[begin : begin + count]
-            self.send(PLAN_MANY_TASK, [new.job_id for new in some], f"{some[0].url}, {len(some)} jobs")
+        self.send_plans(news, min(MOST_JOBS_A_MESSAGE, max(1, len(news) // _LEAST_TASKS)))
         return jobs
+
+    def submit_all(
+        self,
+        files: Iterable[str | Wanted | Refused | None],
+        *,
+        window: int = WINDOW,
+        on_look: Callable[[Totals], object] = lambda _: None,
+        on_away: Callable[[str], object] = lambda _: None,
+        **options: Unpack[Options],
+    ) -> Iterator[Ended | Refused]:
+        """Bring many files, however many, of which so many are active at a time; yields each file's end as it comes.
+
+        The same files with the same options again find their jobs: what is complete is not brought again, and
+        what ended otherwise is gone on with. With `overwrite`, what is complete is brought again.
+
+        Args:
+            files: URLs, or what only one of the files has; None: there is no more for the moment.
+            window: how many jobs are active at a time at most.
+            on_look: called with the totals at short intervals.
+            on_away: called with a sentence when Redis cannot be reached; it is waited for.
+            options: see `Options`; for all of them.
+
+        Raises:
+            UsageError: the options make no sense. What makes none of a single file is yielded as `Refused`.
+            RedisError: Redis refused something, or the private one ended.
+        """
+        submission = Submission(self.settings.secret_key, options)
+        wanted = (Wanted(each) if isinstance(each, str) else each for each in files)
+        batch = Batch(self, wanted, submission, window=window, on_look=on_look, on_away=on_away)
+        # Who reads no more of them leaves the rest alone.
+        return self._bring(batch)
+
+    def _bring(self, batch: Batch) -> Iterator[Ended | Refused]:
+        try:
+            yield from batch
+        finally:
+            self._submitted += batch.active
 
     def wait_for_all(
         self,
@@ -138,7 +172,7 @@ class Orchestrator(Cluster):
                 if not awaited.active or time.monotonic() >= ends_seconds:
                     return awaited.all_records()
                 # A tenth of a processor at most, however many they are.
-                pause_seconds = min(LOOK_SECONDS, _LOOK_COSTS * (time.monotonic() - looked_seconds))
+                pause_seconds = min(LOOK_SECONDS, LOOK_COSTS * (time.monotonic() - looked_seconds))
                 self.check_stack()
             except RedisAway as error:
                 self.check_stack()

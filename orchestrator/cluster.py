@@ -6,14 +6,16 @@ Else a private Redis and a worker, started for as long as the client lives.
 
 from __future__ import annotations
 
+import random
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import rendezvous
 from orchestrator.stack import PrivateStack
-from tasks.app import QUEUES, make_app
+from tasks.app import PLAN_MANY_TASK, QUEUES, lists_for, make_app
 from tasks.host import records_of
-from tasks.messages import sending_errors, shown_as
+from tasks.messages import sending_errors, shown_as, urgency
 from tasks.records import RedisError
+from tasks.records.queues import MESSAGE_PRIORITIES
 from tasks.sealing import new_key
 from tasks.settings import Settings
 
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from celery import Celery
 
-    from tasks.records import Records
+    from tasks.records import NewJob, Records
 
 #: How long a reply of a worker may take.
 _PING_SECONDS = 1.0
@@ -86,7 +88,9 @@ class Cluster:
         served = {queue["name"] for queues in replies.values() for queue in queues}
         return set(QUEUES) - served
 
-    def send(self, task: str, subject: str | Sequence[str], shown: str, *more: str | float) -> None:
+    def send(
+        self, task: str, subject: str | Sequence[str], shown: str, *more: str | float, **options: Any
+    ) -> None:
         """Send a message to the workers.
 
         Args:
@@ -94,12 +98,30 @@ class Cluster:
             subject: the job, or the jobs, that it is about.
             shown: what Flower shows of its arguments.
             more: arguments besides.
+            options: Celery's, such as a priority.
 
         Raises:
             RedisError: it could not be sent.
         """
         with sending_errors():
-            self._celery().send_task(task, args=(subject, *more), ignore_result=True, **shown_as(shown))
+            self._celery().send_task(
+                task, args=(subject, *more), ignore_result=True, **options, **shown_as(shown)
+            )
+
+    def send_plans(self, jobs: Sequence[NewJob], jobs_a_message: int) -> None:
+        """Have small jobs of one priority planned, several for each message; `RedisError` if that cannot be sent."""
+        # All into one list, behind as few of others as can be: workers take from each list in turn.
+        lists = lists_for(-(-len(jobs) // jobs_a_message))
+        queue = random.choice(self.records.shortest(lists, MESSAGE_PRIORITIES)) if jobs else None
+        for begin in range(0, len(jobs), jobs_a_message):
+            some = jobs[begin : begin + jobs_a_message]
+            self.send(
+                PLAN_MANY_TASK,
+                [job.job_id for job in some],
+                f"{some[0].url}, {len(some)} jobs",
+                queue=queue,
+                **urgency(some[0].spec.priority),
+            )
 
     def _celery(self) -> Celery:
         if self._app is None:

@@ -6,12 +6,13 @@ import logging
 import math
 import secrets
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.asking import NotAnswered, wait_for_answer
 from orchestrator.lost import LostRecords
 from tasks.app import PLAN_TASK, REMOVE_TASK, VERIFY_TASK
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
+from tasks.messages import urgency
 from tasks.records import RedisAway, RedisError
 from tasks.transfer.errors import JobTimedOut
 
@@ -230,14 +231,15 @@ class Job:
         records = self._cluster.records
         asked = records.request(self.job_id)
         fields = records.deadline(asked.spec) if asked else {}
+        urgent = urgency(asked.spec.priority) if asked else {}
         done = records.transition(self.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields)
         if done:
-            self._send(PLAN_TASK, f"{self.job_id}, resumed")
+            self._send(PLAN_TASK, f"{self.job_id}, resumed", **urgent)
         return done
 
-    def _send(self, task: str, shown: str) -> None:
+    def _send(self, task: str, shown: str, **options: Any) -> None:
         """Send what follows from the state, which is changed already: without a message the sweep sees to it."""
         try:
-            self._cluster.send(task, self.job_id, shown)
+            self._cluster.send(task, self.job_id, shown, **options)
         except RedisError as error:
             logger.warning("left to the sweep job=%s task=%s error=%s", self.job_id, task, error)

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Reject
 
 from orchestrator import adoption
-from orchestrator.planning import Planning
+from orchestrator.planning import Crowded, Planning
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK, app
 from tasks.host import NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
-from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, is_redelivered, shown_as
+from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, is_redelivered, shown_as, urgency
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import NoProgress, TransientError
@@ -30,6 +30,10 @@ logger = logging.getLogger(__name__)
 
 #: How long one message's jobs may have a slot; then the rest of them queue up again, behind what has waited.
 _MANY_SLICE_SECONDS = 2.0
+
+
+#: How soon a plan for whose messages there was no room looks again.
+_ROOM_SECONDS = (1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,8 @@ def plan_many(self: Any, job_ids: Sequence[str]) -> None:
         job_id = left.pop(0)
         if later is not None:
             countdown = min(later.seconds, LONGEST_COUNTDOWN_SECONDS)
-            plan.apply_async(astuple(later.order), countdown=countdown, **shown_as(job_id))
+            urgent = urgency(all_asked[job_id].spec.priority)
+            plan.apply_async(astuple(later.order), countdown=countdown, **urgent, **shown_as(job_id))
 
 
 def _begin(here: Host, job_ids: Sequence[str], *, is_needed: bool) -> dict[str, Asked]:
@@ -118,6 +123,8 @@ def _carry_out(here: Host, order: _Order, asked: Asked) -> _Later | None:
         planning.run(order.void_generation, as_stream=order.as_stream)
     except NoLease:
         raise
+    except Crowded:
+        return _Later(replace(order, resends=True), random.uniform(*_ROOM_SECONDS))
     except adoption.MayBeActive as unknown:
         return _Later(replace(order, touched_before=unknown.touched_at), adoption.QUIET_SECONDS)
     except TransientError as error:

@@ -14,16 +14,24 @@ from typing import TYPE_CHECKING
 from orchestrator import adoption, checksums, dispatch, planner
 from orchestrator.probe_body import Reader
 from tasks import outcomes
+from tasks.app import FEW_MESSAGES_COUNT
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
-from tasks.messages import sending_errors
 from tasks.records import RedisError
 from tasks.restoring import receipts_of_whole_chunks, shown_of
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
-from tasks.transfer.errors import BadOption, DestinationExists, TooLarge, TransientError, origin_of
+from tasks.transfer.errors import (
+    BadOption,
+    DestinationExists,
+    TooLarge,
+    TransientError,
+    WorkersDied,
+    origin_of,
+)
 from tasks.transfer.manifest import LayoutName, Manifest, Span
+from tasks.transfer.verify_file import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -35,6 +43,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _NEVER_FENCED = 2**31
+
+
+class Crowded(Exception):
+    """So many messages wait that a large plan has to; it is stored, and what it misses is to be sent later."""
 
 
 class _AlreadyPublished(AttemptStopped):
@@ -72,8 +84,10 @@ class Planning:
         """Probe, decide and send; `void` is the plan that this one takes the place of, if there was one."""
         source = self._host.source(self._asked.sealed_request)
         attempt, progress = self._new_attempt(source)
-        self._host.take_lease(progress(), self._spec)
+        lease = self._host.take_lease(progress(), self._spec)
         try:
+            if lease.deaths_count >= self._host.settings.worker_deaths:
+                raise WorkersDied(self._job_id, f"the beginning of {source.name}", lease.deaths_count)
             self._read_checksums(source)
             probe = self._probe(source, attempt, progress, as_stream=as_stream)
             with probe.body:
@@ -170,7 +184,10 @@ class Planning:
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
         if void is not None:
             destination = void.destination
-        self._check_destination(destination)
+        with contextlib.suppress(
+            _AlreadyPublished
+        ):  # by a plan that died before it could say so, or is about to
+            self._make_sure_it_is_missing(destination, size_bytes)
         before = self._host.volume.reserve(destination, self._job_id, is_active=self._is_active)
         self._destination = destination
         wanted = self._wanted(source, probe, void, destination)
@@ -251,6 +268,7 @@ class Planning:
 
     def _send_missing(self, manifest: Manifest) -> None:
         """Send again what has no receipt, as a new generation: what is left of the older one is fenced off."""
+        self._check_room(manifest)
         with self._host.at_work(self._job_id):
             self._send_again(manifest)
 
@@ -269,16 +287,22 @@ class Planning:
         self._send(manifest)
 
     def _send(self, manifest: Manifest) -> bool:
-        """Send what is missing; False if the job was paused or has ended."""
+        """Send what is missing; False if the job was paused or has ended; `Crowded` if it is too much for now."""
+        self._check_room(manifest)
         # The state first: a chunk task that runs at once must find a job that is fetching.
         is_on = self._host.records.transition(self._job_id, JobState.FETCHING, allowed=FETCHING_STATES)
         if is_on:
             follow(self._host, manifest)
             missing = self._folder.missing(manifest)
-            # Celery's own count of the chord is written with redis-py, its messages are sent with kombu.
-            with self._host.records.translated(), sending_errors():
-                dispatch.send(manifest, missing)
+            dispatch.send(self._host.records, manifest, missing)
         return is_on
+
+    def _check_room(self, manifest: Manifest) -> None:
+        is_large = manifest.chunks_count > FEW_MESSAGES_COUNT
+        if not is_large or dispatch.has_room(self._host.records, manifest.spec.priority):
+            return
+        if len(self._folder.missing(manifest)) > FEW_MESSAGES_COUNT:
+            raise Crowded
 
     def _show(
         self,
@@ -309,8 +333,31 @@ class Planning:
             Span(0),
             generation=generation,
             origin=origin_of(source.name),
+            priority=self._spec.priority,
             name=self._attempt_name,
         )
+
+    def _make_sure_it_is_missing(self, destination: str, size_bytes: int | None) -> None:
+        """Make sure that the destination is free; if it has the file already, and that is welcome, the job is complete.
+
+        Raises:
+            DestinationExists: it is not.
+            AttemptStopped: the job is complete.
+        """
+        try:
+            self._check_destination(destination)
+        except DestinationExists:
+            volume, digests = self._host.volume, self._spec.digests
+            if not self._spec.skip_existing or size_bytes is None:
+                raise
+            if volume.size_bytes_of(destination) != size_bytes:
+                raise
+            if digests and not verify_file(volume.path_of(destination), digests).is_same:
+                raise
+            outcomes.found_there(
+                self._host, self._job_id, destination, size_bytes=size_bytes, digests=digests
+            )
+            raise AttemptStopped(StopReason.JOB_ENDED) from None
 
     def _check_destination(self, destination: str) -> None:
         """Make sure that the destination is free.

@@ -36,7 +36,7 @@ def verify_here(
         text = source.read_text(checksum_lists.MOST_BYTES, Attempt("verify"))
         found = checksum_lists.choose(text, [str(path)], source=source.name)
     elif checksums is not None:
-        found = checksum_lists.choose_in(Path(checksums), [str(path)])
+        found = checksum_lists.read_list(Path(checksums)).choose([str(path)])
     expected = checksum_lists.given(sha256, digests, found)
     if not expected:
         raise BadOption(f"What is {path} to be compared with? Give --sha256, --checksum or --checksums.")

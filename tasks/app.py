@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.signals import celeryd_after_setup
 
+from tasks.messages import urgency
+from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
 from tasks.settings import settings
 from tasks.transfer.errors import BadOption
+from tasks.transfer.manifest import Priority
 
 if TYPE_CHECKING:
     from tasks.settings import Settings
@@ -20,6 +24,16 @@ CHUNKS_QUEUE = "chunks"
 QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
 
 _RESULT_SECONDS = 3600
+#: Those that never have many messages of one job.
+SHORT_LISTS = CHUNKS_LISTS[-2:]
+#: So many messages of one job at most are few.
+FEW_MESSAGES_COUNT = 64
+
+
+def lists_for(messages_count: int) -> tuple[str, ...]:
+    """The lists that so many messages may be put in."""
+    return CHUNKS_LISTS if messages_count <= FEW_MESSAGES_COUNT else CHUNKS_LISTS[: -len(SHORT_LISTS)]
+
 
 PLAN_TASK = "orchestrator.plan"
 PLAN_MANY_TASK = "orchestrator.plan_many"
@@ -63,6 +77,15 @@ def make_app(settings: Settings) -> Celery:
     return app
 
 
+@celeryd_after_setup.connect
+def _serve_all_lists(instance: Any, **_: object) -> None:
+    """Have a worker that serves the queue of chunks take from all of its lists."""
+    queues = instance.app.amqp.queues
+    if CHUNKS_QUEUE in queues.consume_from:
+        for name in CHUNKS_LISTS:
+            queues.select_add(name)
+
+
 def _tell_plainly(record: logging.LogRecord) -> bool:
     """A filter: chunks go back to the queue by design, and Celery would warn of each with a traceback."""
     if record.exc_info and isinstance(record.exc_info[1], Reject):
@@ -84,19 +107,21 @@ def _serialization() -> dict[str, object]:
 
 
 def _delivery(settings: Settings) -> dict[str, object]:
+    normal = urgency(Priority.NORMAL)
     return {
         "task_default_queue": CONTROL_QUEUE,
         "task_routes": {
-            PLAN_TASK: {"queue": CONTROL_QUEUE},
-            MERGE_TASK: {"queue": MERGE_QUEUE},
-            REMOVE_TASK: {"queue": MERGE_QUEUE},
-            VERIFY_TASK: {"queue": MERGE_QUEUE},
+            # With a priority: a message without one would go first.
+            PLAN_TASK: {"queue": CONTROL_QUEUE, **normal},
+            MERGE_TASK: {"queue": MERGE_QUEUE, **normal},
+            REMOVE_TASK: {"queue": MERGE_QUEUE, **normal},
+            VERIFY_TASK: {"queue": MERGE_QUEUE, **normal},
             # Not `control`: it may remove files for minutes, and a plan never waits for such.
-            PRUNE_TASK: {"queue": MERGE_QUEUE},
+            PRUNE_TASK: {"queue": MERGE_QUEUE, **normal},
             # It fetches files: for as many at a time as chunks are, and not in the slots that others' plans need.
-            PLAN_MANY_TASK: {"queue": CHUNKS_QUEUE},
-            FETCH_TASK: {"queue": CHUNKS_QUEUE},
-            HELP_TASK: {"queue": CHUNKS_QUEUE},
+            PLAN_MANY_TASK: {"queue": CHUNKS_QUEUE, **normal},
+            FETCH_TASK: {"queue": CHUNKS_QUEUE, **normal},
+            HELP_TASK: {"queue": SHORT_LISTS[-1], **normal},
         },
         # Acknowledged when done, and again when the worker is lost: a killed worker's chunk is not lost.
         "task_acks_late": True,
@@ -114,6 +139,9 @@ def _delivery(settings: Settings) -> dict[str, object]:
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
             "global_keyprefix": settings.key_prefix,
+            "priority_steps": list(MESSAGE_PRIORITIES),
+            # Of the lists that have something, each in turn.
+            "queue_order_strategy": "round_robin",
             **_connection_options(settings),
         },
         # Otherwise a worker that starts before Redis does gives up.

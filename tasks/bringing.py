@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import ManifestStale, RangesRefused, TransferError, TransientError
+from tasks.transfer.errors import ManifestStale, RangesRefused, TransferError, TransientError, WorkersDied
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.manifest import Span
 
@@ -176,18 +176,29 @@ class Bringing:
         self.attempt, self.progress = attempt, progress
         if lease.state not in FETCHING_STATES:
             raise AttemptStopped(StopReason.JOB_ENDED)
+        if span is not None:
+            self._check_deaths(span, lease.deaths_count)
         return lease
 
     def _bring_all(self, following: Next) -> Next:
         """Bring what others are slow with or have left; one that fails is left to its chunk's message."""
         while following.span is not None:
             self.took_over = True
+            self._check_deaths(following.span, following.deaths_count)
             try:
                 following = self._bring(following.span)
             except (TransientError, RangesRefused) as error:
                 logger.info("help failed job=%s span=%s cause=%s", self._job_id, following.span, error.code)
                 return self._after_failed_help(error, following)
         return following
+
+    def _check_deaths(self, span: Span, deaths_count: int) -> None:
+        """Raise `WorkersDied` if too many did at this span, one after the other: this one would too."""
+        if deaths_count >= self._host.settings.worker_deaths:
+            chunk = self.manifest.chunk(span.number)
+            last = "the end" if chunk.length_bytes is None else chunk.start + chunk.length_bytes - 1
+            what = f"bytes {chunk.start + span.start} to {last} of {self.manifest.source_name}"
+            raise WorkersDied(self._job_id, what, deaths_count)
 
     def _after_failed_help(self, error: TransferError, following: Next) -> Next:
         self.was_crowded_out(error)
@@ -196,7 +207,7 @@ class Bringing:
             is_to_help = self._host.records.claim_help(self._job_id)
         except RedisError:
             is_to_help = False
-        return Next(None, following.chunks_done, is_to_help)
+        return Next(None, following.chunks_done, is_to_help=is_to_help)
 
     def _bring(self, span: Span) -> Next:
         """Bring one span under the lease that is held."""
@@ -204,7 +215,8 @@ class Bringing:
         self.attempt, self.progress = attempt, progress = self._new_attempt(span, name=name)
         began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
-        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds):
+        may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
+        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield):
             brought = fetch_chunk(
                 self._host.source(self.manifest.sealed_request),
                 self._folder,
@@ -251,5 +263,10 @@ class Bringing:
         self, span: Span | None, *, name: str | None = None
     ) -> tuple[Attempt, Callable[[], Progress]]:
         return self._host.new_attempt(
-            self._job_id, span, generation=self._generation, origin=self.manifest.origin, name=name
+            self._job_id,
+            span,
+            generation=self._generation,
+            origin=self.manifest.origin,
+            priority=self.manifest.spec.priority,
+            name=name,
         )

@@ -15,7 +15,7 @@ from tasks.bringing import Bringing
 from tasks.help import LOOK_SECONDS, send_help
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
-from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, sending_errors, shown_as
+from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, sending_errors, shown_as, urgency
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -122,15 +122,7 @@ class _Delivery:
         is_all = following.chunks_done >= manifest.chunks_count
         if following.is_to_help or (bringing.took_over and is_all):
             # The chord counts messages, and that of a chunk which was taken over may be with a worker that died.
-            _tell(
-                lambda: send_help(
-                    self._job_id,
-                    self._generation,
-                    manifest.destination,
-                    seconds=LOOK_SECONDS,
-                    all_done=is_all,
-                )
-            )
+            _tell(lambda: send_help(manifest, seconds=LOOK_SECONDS, all_done=is_all))
         if not is_whole:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
             raise NoLease(0, following.chunks_done)
@@ -196,6 +188,7 @@ class _Delivery:
                     PLAN_TASK,
                     args=(self._job_id,),
                     kwargs={"void_generation": self._generation, "as_stream": as_stream},
+                    **urgency(manifest.spec.priority),
                     **shown_as(f"{self._job_id}, anew after {error.code}"),
                 )
         except RedisError as away:

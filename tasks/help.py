@@ -9,7 +9,7 @@ from tasks import outcomes
 from tasks.app import HELP_TASK, MERGE_TASK, app
 from tasks.bringing import Bringing
 from tasks.host import NoLease, host
-from tasks.messages import sending_errors, shown_as
+from tasks.messages import sending_errors, shown_as, urgency
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import PermanentError, TransferError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.host import Host
+    from tasks.transfer.manifest import Manifest
 
 logger = logging.getLogger(__name__)
 
@@ -25,16 +26,15 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 1.0
 
 
-def send_help(
-    job_id: str, generation: int, destination: str, *, seconds: float, all_done: bool = False
-) -> None:
+def send_help(manifest: Manifest, *, seconds: float, all_done: bool = False) -> None:
     """Send somebody to look for something to take over, after a while; `RedisError` if that cannot be."""
     with sending_errors():
         app.send_task(
             HELP_TASK,
-            args=(job_id, generation, all_done),
+            args=(manifest.job_id, manifest.generation, all_done),
             countdown=seconds,
-            **shown_as(f"{destination}, what is left"),
+            **urgency(manifest.spec.priority),
+            **shown_as(f"{manifest.destination}, what is left"),
         )
 
 
@@ -53,11 +53,11 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
         bringing = Bringing(here, job_id, generation)
     except (AttemptStopped, TransferError):
         return
-    destination, chunks_count = bringing.manifest.destination, bringing.manifest.chunks_count
+    manifest = bringing.manifest
 
     def look_again(*, seconds: float, all_done: bool = False) -> None:
         try:
-            send_help(job_id, generation, destination, seconds=seconds, all_done=all_done)
+            send_help(manifest, seconds=seconds, all_done=all_done)
         except RedisError as error:
             # If that leaves nobody at the job, the sweep sees to it.
             logger.warning("no more help job=%s error=%s", job_id, error)
@@ -74,11 +74,12 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
         return
     if bringing.took_over:
         return  # another looks for more
-    is_all = chunks_done >= chunks_count
+    is_all = chunks_done >= manifest.chunks_count
     if is_all and all_done:
         logger.warning("all parts are there and no merge runs job=%s", job_id)
         with sending_errors():
-            app.send_task(MERGE_TASK, args=(job_id, generation), **shown_as(f"{destination}, late"))
+            shown = shown_as(f"{manifest.destination}, late")
+            app.send_task(MERGE_TASK, args=(job_id, generation), **urgency(manifest.spec.priority), **shown)
         return
     look_again(seconds=LOOK_SECONDS, all_done=is_all)
 

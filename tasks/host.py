@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.manifest import JobSpec, Span
+    from tasks.transfer.manifest import JobSpec, Priority, Span
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,14 @@ class Host:
         return dataclasses.replace(self.policy, max_wait_seconds=spec.max_wait_seconds)
 
     def new_attempt(
-        self, job_id: str, span: Span | None, *, generation: int, origin: str, name: str | None = None
+        self,
+        job_id: str,
+        span: Span | None,
+        *,
+        generation: int,
+        origin: str,
+        priority: Priority,
+        name: str | None = None,
     ) -> tuple[Attempt, Callable[[], Progress]]:
         """An attempt at a span of a chunk, and what to report of it at any moment.
 
@@ -117,6 +124,7 @@ class Host:
             span: what to bring; None: it looks for something.
             generation: the sending that the attempt belongs to.
             origin: whose connection it needs.
+            priority: of the job.
             name: of an attempt that has ended, whose lease this one goes on with; None: it needs one of its own.
         """
         attempt = self.watch.new_attempt(name or new_attempt_name())
@@ -128,6 +136,7 @@ class Host:
             bytes_per_second=attempt.bytes_per_second,
             holder=f"{self.name}/{attempt.name}",
             origin=origin,
+            rank=priority.rank,
         )
 
     def take_lease(
@@ -178,9 +187,11 @@ class Host:
                 raise JobTimedOut(progress.job_id)
             if lease.is_given:
                 return lease
-            patience = (
-                held_patience_seconds if lease.is_held else 0.0 if lease.wait_seconds else patience_seconds
-            )
+            patience = patience_seconds
+            if lease.is_held:
+                patience = held_patience_seconds
+            elif lease.wait_seconds or lease.others_starve:
+                patience = 0.0
             if time.monotonic() >= began_seconds + patience:
                 raise NoLease(lease.wait_seconds, lease.chunks_done)
             if self.watch.is_draining:

@@ -78,6 +78,7 @@ class JobRecord(BaseModel):
     size_bytes: int | None = None
     bytes_done: int = 0
     resumed_bytes: int = 0  #: of these, what an earlier job had left when this one was planned
+    was_there: bool = False  #: the file was under its name before, and nothing was brought
     chunks_count: int | None = None
     chunks_done: int = 0
     sha256: str | None = None  #: where it was computed

@@ -11,7 +11,7 @@ from tasks import outcomes
 from tasks.app import MERGE_TASK, PLAN_TASK, REMOVE_TASK, app
 from tasks.host import host, new_attempt_name
 from tasks.jobs import JobState
-from tasks.messages import again, is_redelivered, sending_errors, shown_as
+from tasks.messages import again, is_redelivered, sending_errors, shown_as, urgency
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import DigestMismatch, VolumeMissing
@@ -129,7 +129,7 @@ def _go_on(here: Host, manifest: Manifest, result: Merged | Incomplete) -> None:
         if _is_superseded(here, manifest):
             return
         logger.warning("parts missing job=%s count=%d", job_id, len(result.chunks))
-        shown = shown_as(f"{job_id}, {len(result.chunks)} missing")
+        shown = {**shown_as(f"{job_id}, {len(result.chunks)} missing"), **urgency(manifest.spec.priority)}
         with sending_errors():
             app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
         return

@@ -8,13 +8,21 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from tasks.records import RedisError
+from tasks.records import RedisAway
+from tasks.records.queues import MESSAGE_PRIORITIES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tasks.transfer.manifest import Priority
+
 #: A message must come back before the visibility timeout; longer waits are made of several.
 LONGEST_COUNTDOWN_SECONDS = 60.0
+
+
+def urgency(priority: Priority) -> dict[str, Any]:
+    """What a message of a job of this priority is sent with."""
+    return {"priority": MESSAGE_PRIORITIES[priority.rank]}
 
 
 def shown_as(text: str) -> dict[str, Any]:
@@ -24,12 +32,12 @@ def shown_as(text: str) -> dict[str, Any]:
 
 @contextmanager
 def sending_errors() -> Iterator[None]:
-    """Within, a message that cannot be sent is a `RedisError`."""
+    """Within, a message that cannot be sent is a `RedisAway`."""
     try:
         yield
     except OperationalError as error:
         # Not its text: that may carry the URL of Redis with its password.
-        raise RedisError(f"The job could not be sent through Redis ({type(error).__name__}).") from None
+        raise RedisAway(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 
 
 def is_redelivered(task: Any) -> bool:

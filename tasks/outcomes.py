@@ -14,7 +14,7 @@ from tasks.records import NewJob, RedisError
 from tasks.transfer.errors import TransferError, VolumeMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from tasks.host import Host
     from tasks.transfer.manifest import Manifest
@@ -56,6 +56,25 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
     remove(host, manifest.job_id, manifest.destination)
 
 
+def found_there(
+    host: Host, job_id: str, destination: str, *, size_bytes: int, digests: Mapping[str, str]
+) -> None:
+    """Say that the file was under its name already, with these digests if they were compared."""
+    host.records.transition(
+        job_id,
+        JobState.COMPLETE,
+        fields={
+            "path": str(host.volume.path_of(destination)),
+            "size_bytes": size_bytes,
+            "finished_at": repr(time.time()),
+            "destination": destination,
+            "digests": json.dumps(dict(digests)),
+            "was_there": 1,
+        },
+    )
+    logger.info("file was there job=%s", job_id)
+
+
 def fail(host: Host, job_id: str, error: Exception, *, allowed: Collection[JobState] = ACTIVE_STATES) -> None:
     """Say why a job failed, if it is in an allowed state.
 
@@ -87,7 +106,7 @@ def remove(host: Host, job_id: str, destination: str | None) -> None:
     else:
         host.volume.release(destination, job_id)
         host.volume.job(job_id).remove()
-    host.volume.submissions.forget(job_id)
+    host.volume.unplanned_jobs.forget(job_id)
 
 
 def remove_if_over(host: Host, job_id: str, destination: str | None = None) -> None:

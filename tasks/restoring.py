@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
 from tasks.records import NewJob
-from tasks.transfer.manifest import Submission
+from tasks.transfer.manifest import UnplannedJob
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -21,16 +21,16 @@ logger = logging.getLogger(__name__)
 _UNPLANNED_STATES = frozenset({JobState.QUEUED, JobState.PLANNING})
 
 
-def keep_submissions(host: Host) -> None:
+def keep_unplanned(host: Host) -> None:
     """Store on the volume what was asked for of jobs that wait for their plan, and remove what has one."""
-    submissions = host.volume.submissions
+    unplanned = host.volume.unplanned_jobs
     job_ids = host.records.active()
     for job_id, state in zip(job_ids, host.records.states(job_ids), strict=True):
         if state in _UNPLANNED_STATES and host.volume.job(job_id).read_manifest() is None:
             asked, url = host.records.request(job_id), host.records.url(job_id)
             if asked is not None and url is not None:
-                submissions.keep(
-                    Submission(
+                unplanned.keep(
+                    UnplannedJob(
                         job_id=job_id,
                         url=url,
                         spec=asked.spec,
@@ -41,10 +41,10 @@ def keep_submissions(host: Host) -> None:
                 )
 
 
-def restore_submissions(host: Host, *, clusters: Collection[str] | None) -> list[str]:
+def restore_unplanned(host: Host, *, clusters: Collection[str] | None) -> list[str]:
     """Record anew the jobs without a plan that Redis does not know; which are to go on now. See `restore`."""
     restored = []
-    kept = list(host.volume.submissions)
+    kept = list(host.volume.unplanned_jobs)
     states = host.records.states([each.job_id for each in kept])
     for each, state in zip(kept, states, strict=True):
         if state is None and (clusters is None or each.cluster in clusters):
@@ -53,7 +53,7 @@ def restore_submissions(host: Host, *, clusters: Collection[str] | None) -> list
                 logger.warning("a job that Redis does not know is recorded anew job=%s", each.job_id)
                 restored.append(each.job_id)
         elif state is not None and state not in _UNPLANNED_STATES:
-            host.volume.submissions.forget(each.job_id)
+            host.volume.unplanned_jobs.forget(each.job_id)
     return restored
 
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 from celery.signals import worker_ready, worker_shutting_down
 
 from tasks import outcomes
-from tasks.app import FETCH_TASK, MERGE_TASK, PLAN_MANY_TASK, PLAN_TASK, QUEUES, app
+from tasks.app import CONTROL_QUEUE, FETCH_TASK, MERGE_QUEUE, MERGE_TASK, PLAN_MANY_TASK, PLAN_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
-from tasks.messages import sending_errors, shown_as
+from tasks.messages import sending_errors, shown_as, urgency
 from tasks.prune import prune_by_age
 from tasks.records import RedisError
-from tasks.restoring import keep_submissions, restore, restore_submissions
+from tasks.records.queues import CHUNKS_LISTS
+from tasks.restoring import keep_unplanned, restore, restore_unplanned
 from tasks.transfer.errors import SentInVain, TransferError
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class Sweep:
                 records.time_out(job_id)
         if not stalled:
             return
-        queued, counting_down = records.awaited(QUEUES, _TASKS)
+        queued, counting_down = records.awaited((CONTROL_QUEUE, MERGE_QUEUE, *CHUNKS_LISTS), _TASKS)
         for job_id, seconds in stalled.items():
             if job_id in queued:
                 records.looked_at(job_id, is_sent_again=False)
@@ -120,14 +121,15 @@ class Sweep:
         if tries > _MOST_TRIES or deaths >= _MOST_DEATHS:
             outcomes.fail(self._host, job_id, SentInVain(job_id, tries, deaths))
             return
-        send_missing(job_id)
+        send_missing(self._host, job_id)
 
 
-def send_missing(job_id: str) -> None:
+def send_missing(here: Host, job_id: str) -> None:
     """Have what a job misses sent again; what still runs of the older sending is fenced off then."""
     logger.warning("nobody is at a job, sending again what is missing job=%s", job_id)
+    shown = {**urgency(here.records.priority(job_id)), **shown_as(f"{job_id}, recovered")}
     with sending_errors():
-        app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown_as(f"{job_id}, recovered"))
+        app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
 
 
 def look_at_volume(here: Host) -> None:
@@ -141,16 +143,16 @@ def look_at_volume(here: Host) -> None:
         except TransferError as error:
             # The others have nothing to do with it.
             logger.warning("job not looked at job=%s error=%s", job_id, error)
-    keep_submissions(here)
-    for job_id in restore_submissions(here, clusters=names):
-        send_missing(job_id)
+    keep_unplanned(here)
+    for job_id in restore_unplanned(here, clusters=names):
+        send_missing(here, job_id)
 
 
 def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[str]) -> None:
     folder = here.volume.job(job_id)
     if state is None:
         if restore(here, job_id, clusters=names):
-            send_missing(job_id)
+            send_missing(here, job_id)
     elif state in _RESTING_STATES:
         if folder.left_as is None:
             folder.mark_left(state)

@@ -40,12 +40,14 @@ def verify(job_id: str, token: str) -> None:
 
 def _verify(here: Host, job_id: str) -> Verification:
     record, destination = here.records.read(job_id), here.records.destination(job_id)
-    if record.state is not JobState.COMPLETE or destination is None or record.crc32c is None:
+    if record.state is not JobState.COMPLETE or destination is None:
         raise BadOption(f"Job {job_id} is {record.state}; there is a file to verify when it is complete.")
     here.volume.check()
     # Not the record's path: hosts may have the volume at different places.
     path = here.volume.path_of(destination)
-    digests = {**record.digests, CRC32C: record.crc32c}
+    digests = dict(record.digests)
+    if record.crc32c is not None:  # of a file that was there before, only what its user gave is known
+        digests[CRC32C] = record.crc32c
     attempt = here.watch.new_attempt(new_attempt_name())
     with here.watch.guarding(attempt):
         return verify_file(path, digests, size_bytes=record.size_bytes, check=attempt.check)

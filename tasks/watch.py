@@ -22,6 +22,7 @@ from tasks.jobs import FETCHING_STATES
 from tasks.records import LEASE_SECONDS, Progress, Records, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason, uptime_seconds
 from tasks.transfer.errors import JobTimedOut, TooSlow
+from tasks.turns import LEAST_TURN_SECONDS, Held, who_yields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -46,6 +47,8 @@ class _Watched:
     window_bytes: int
     looked_seconds: float  #: when it was last looked at
     looked_bytes: int  #: what it had brought then
+    began_seconds: float
+    may_yield: bool  #: to a job that has no connection at all
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,12 @@ class Watch:
 
     @contextmanager
     def over(
-        self, attempt: Attempt, progress: Callable[[], Progress], *, slice_seconds: float | None
+        self,
+        attempt: Attempt,
+        progress: Callable[[], Progress],
+        *,
+        slice_seconds: float | None,
+        may_yield: bool = False,
     ) -> Iterator[None]:
         """Within, look after `attempt`.
 
@@ -105,6 +113,7 @@ class Watch:
             attempt: what to look after.
             progress: what to report of it.
             slice_seconds: how long it may take; None for a stream that could not be gone on with.
+            may_yield: whether it may be ended before, for a job that has no connection at all.
         """
         now = self._clock()
         watched = _Watched(
@@ -115,6 +124,8 @@ class Watch:
             window_bytes=attempt.done_bytes,
             looked_seconds=now,
             looked_bytes=0,
+            began_seconds=now,
+            may_yield=may_yield,
         )
         with self._lock:
             self._watched[attempt.name] = watched
@@ -213,6 +224,7 @@ class Watch:
 
     def _report(self, watched: Sequence[_Watched], guarded: Sequence[_Guarded]) -> None:
         """Report what goes on, and end what is told to end."""
+        now = self._clock()
         with self._lock:
             at_work = list(self._at_work)
         if at_work:
@@ -227,6 +239,25 @@ class Watch:
         for one in guarded:
             if one.job_id is not None and states[one.job_id] not in one.states:
                 one.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
+        self._yield_to_starving(
+            [
+                Held(each.attempt, reports[each.attempt.name], standings[reports[each.attempt.name].holder])
+                for each in watched
+                if each.may_yield and now - each.began_seconds >= LEAST_TURN_SECONDS
+            ]
+        )
+
+    def _yield_to_starving(self, held: list[Held]) -> None:
+        """End one attempt if a job starves that nobody has yielded to in the last moment."""
+        chosen = who_yields(held)
+        try:
+            if chosen is None or not self._records.claim_turn(chosen[1]):
+                return
+        except RedisError:
+            return  # the next report says so
+        each, starving = chosen
+        logger.info("yielded job=%s span=%s to=%s", each.report.job_id, each.report.span, starving.job_id)
+        each.attempt.stop(AttemptStopped(StopReason.SLICE))
 
     def _check_speed(self, each: _Watched, now: float) -> None:
         seconds = now - each.window_began_seconds

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from tasks.jobs import JobRecord
+    from tasks.jobs import JobError, JobRecord
 
 COMPLETE = 0
 BUG = 1
@@ -62,15 +62,26 @@ def show(error: Exception) -> NoReturn:
 def of_record(record: JobRecord) -> int:
     """The exit code for a job's end; one that has not ended, or is paused, had no more time."""
     from tasks.jobs import JobState
-    from tasks.transfer.errors import side_of
 
     if record.state is JobState.COMPLETE:
         return COMPLETE
     if record.state is JobState.CANCELLED:
         return CANCELLED
     if record.state is JobState.FAILED and record.error is not None:
-        return _BY_SIDE[side_of(record.error.code)]
+        return of_error(record.error)
     return TIMED_OUT
+
+
+def of_error(error: JobError) -> int:
+    """The exit code for an error."""
+    from tasks.transfer.errors import side_of
+
+    return _BY_SIDE[side_of(error.code)]
+
+
+def printable(text: str) -> str:
+    """Without control characters: names come from other users and from servers, and terminals obey them."""
+    return "".join(char for char in text if char.isprintable())
 
 
 def say_error(sentence: str) -> None:

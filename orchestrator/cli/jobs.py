@@ -214,11 +214,6 @@ def _besides(before: JobRecord, after: JobRecord) -> str:
     return ""
 
 
-def printable(text: str) -> str:
-    """Without control characters: names come from other users and from servers, and terminals obey them."""
-    return "".join(char for char in text if char.isprintable())
-
-
 def _print_table(records: list[JobRecord], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([record.model_dump(mode="json") for record in records], indent=2))
@@ -236,7 +231,7 @@ def _print_table(records: list[JobRecord], *, as_json: bool) -> None:
         share = f"{100 * record.bytes_done / record.size_bytes:.0f}%" if record.size_bytes else "-"
         size = decimal(record.size_bytes) if record.size_bytes is not None else "-"
         submitted = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created_at))
-        name = printable(record.path or record.url)
+        name = exits.printable(record.path or record.url)
         table.add_row(*map(Text, (record.job_id, record.state, share, size, submitted, name)))
     console = Console()
     if not console.is_terminal:
@@ -249,7 +244,7 @@ def _print_one(record: JobRecord) -> None:
 
     def show(name: str, value: object) -> None:
         if value not in (None, ""):
-            click.echo(f"{name:>12}  {printable(str(value))}")
+            click.echo(f"{name:>12}  {exits.printable(str(value))}")
 
     show("job", record.job_id)
     show("state", record.state)

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from orchestrator.access import Access
+from orchestrator.batch import WINDOW
 from orchestrator.cli import exits, options
+from orchestrator.cli.batches import bring_list
 from orchestrator.cli.waiting import kept_sentence, wait_and_exit
 from orchestrator.client import Orchestrator
+from orchestrator.submission import Options
 from tasks.records import RedisError
-from tasks.transfer.manifest import LayoutName
+from tasks.transfer.manifest import LayoutName, Priority
 
 if TYPE_CHECKING:
     from orchestrator.job import Job
@@ -23,7 +26,21 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.argument("url", type=options.Secret(stdin="-"))
+@click.argument("url", type=options.Secret(stdin="-"), required=False)
+@click.option(
+    "-i",
+    "--input-file",
+    "input_file",
+    metavar="FILE",
+    help="Download all URLs of this list, as aria2 has them; - is standard input. See below.",
+)
+@click.option(
+    "-j",
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1, 10_000),
+    help=f"With -i: so many files are on their way at a time (default: {WINDOW}).",
+)
 @click.option("-o", "--output", metavar="NAME", help="Name of the file, relative to the volume.")
 @options.digests
 @click.option(
@@ -94,7 +111,19 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="The longest Retry-After to obey (default: the workers' setting, 120).",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the file if there is one.")
+@click.option(
+    "--skip-existing",
+    is_flag=True,
+    help="A file that is there, of the size that the origin says and with the digests that were given, is complete.",
+)
 @click.option("--no-sync", is_flag=True, help="Do not wait for the disk: faster, lost if the host crashes.")
+@click.option(
+    "--priority",
+    type=click.Choice([priority.value for priority in Priority]),
+    default=Priority.NORMAL.value,
+    show_default=True,
+    help="Whose turn it is: a job of a higher one goes first, also before what is under way.",
+)
 @click.option("--detach", is_flag=True, help="Print the job's id and return at once (needs a cluster).")
 @click.option(
     "--timeout",
@@ -105,14 +134,16 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @options.quiet
 @options.as_json
 def submit(
-    url: str,
+    url: str | None,
+    input_file: str | None,
+    jobs: int | None,
     detach: bool,
     timeout: float | None,
     quiet: bool,
     as_json: bool,
     **given: Any,
 ) -> int:
-    """Download URL onto the volume, and wait for it.
+    """Download URL, or all URLs of a list, onto the volume, and wait for it.
 
     The file appears under its name when it is complete and checked, never before. Prints its path. If it ends early,
     the same command again goes on with what is there.
@@ -120,43 +151,111 @@ def submit(
     Others on this machine can read a command line. A URL - is read from standard input, and one of @FILE from
     that file; so are -H @FILE, --user @FILE and --proxy @FILE, where @- is standard input.
 
+    A list has a URL a line, and beneath it, on lines that begin with a space, out=NAME and checksum=TYPE=DIGEST for
+    it alone; empty lines and those that begin with # are passed over. A FILE is checked before anything is submitted;
+    from standard input or a pipe, a URL is submitted as soon as the next line has come, be it empty. One that
+    fails does not stop the others: each is named on stderr, and again at the end; the exit code is 0 if all are
+    complete, else that of the first in the list that is not. The paths go to stdout if that is no terminal. --json
+    prints a record a line as each ends, with the "line" of the list, and at last {"summary": ...}.
+
+    The same command again passes over what is complete, as long as its record is kept (a week; also if somebody
+    removed the file), goes on with what is not, and submits the rest. --overwrite brings all anew. Another key or
+    another option makes other jobs, and so does the embedded mode: there, add --skip-existing. --timeout is for
+    each file from its submit.
+
     \b
     Examples:
       orchestrator submit https://example.org/big.iso
+      orchestrator submit -i urls.txt --checksums SHA256SUMS
       orchestrator submit https://example.org/big.iso -o images/big.iso --sha256 1f2e...
       orchestrator submit https://example.org/big.iso --checksums https://example.org/SHA256SUMS
-      orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M
+      orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M --priority low
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
       make-signed-link | orchestrator submit - -H @headers.txt
     """
-    with Orchestrator() as orchestrator:
-        if detach and orchestrator.is_embedded:
-            raise click.UsageError(
-                "--detach needs a cluster or an `orchestrator up`: the embedded mode ends with this command."
+    if input_file is not None:
+        _refuse_what_is_for_one(url, given, detach=detach)
+        with Orchestrator() as orchestrator:
+            return bring_list(
+                orchestrator,
+                input_file,
+                _options(given, timeout),
+                checksums=given["checksums"],
+                window=jobs if jobs is not None else WINDOW,
+                quiet=quiet,
+                as_json=as_json,
             )
-        job = orchestrator.submit(
-            url,
-            given["output"],
-            sha256=given["sha256"],
-            digests=options.by_algorithm(given["checksum"]),
-            checksums=given["checksums"],
-            verify_offered=not given["no_verify_offered"],
-            chunk_size_bytes=given["chunk_size"],
-            connections=given["connections"],
-            layout=given["layout"],
-            overwrite=given["overwrite"],
-            sync=not given["no_sync"],
-            strict=given["strict"],
-            restarts=given["on_change"] == "restart",
-            max_size_bytes=given["max_size"],
-            max_wait_seconds=given["max_wait"],
-            timeout_seconds=timeout,
-            access=_access(given),
+    if jobs is not None:
+        raise click.UsageError("-j is for a list of URLs: give one with -i.")
+    if url is None:
+        raise click.UsageError("Missing argument 'URL', or -i FILE for a list of them.")
+    with Orchestrator() as orchestrator:
+        return _submit_one(
+            orchestrator, url, given, timeout=timeout, detach=detach, quiet=quiet, as_json=as_json
         )
-        if detach:
-            click.echo(job.status().model_dump_json(indent=2) if as_json else job.job_id)
-            return exits.COMPLETE
-        return _wait(orchestrator, job, timeout=timeout, quiet=quiet, as_json=as_json)
+
+
+def _submit_one(
+    orchestrator: Orchestrator,
+    url: str,
+    given: dict[str, Any],
+    *,
+    timeout: float | None,
+    detach: bool,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    if detach and orchestrator.is_embedded:
+        raise click.UsageError(
+            "--detach needs a cluster or an `orchestrator up`: the embedded mode ends with this command."
+        )
+    job = orchestrator.submit(
+        url,
+        given["output"],
+        sha256=given["sha256"],
+        digests=options.by_algorithm(given["checksum"]),
+        checksums=given["checksums"],
+        **_options(given, timeout),
+    )
+    if detach:
+        click.echo(job.status().model_dump_json(indent=2) if as_json else job.job_id)
+        return exits.COMPLETE
+    return _wait(orchestrator, job, timeout=timeout, quiet=quiet, as_json=as_json)
+
+
+def _refuse_what_is_for_one(url: str | None, given: dict[str, Any], *, detach: bool) -> None:
+    """Refuse what makes no sense with a list of URLs."""
+    if url is not None:
+        raise click.UsageError("Give a URL or -i FILE, not both.")
+    if detach:
+        raise click.UsageError(
+            "--detach cannot be combined with -i: this command submits the list a window at a time, and has to stay. "
+            "Run it in the background; interrupted, the same command goes on."
+        )
+    for name, flag in (("output", "-o"), ("sha256", "--sha256"), ("checksum", "--checksum")):
+        if given[name]:
+            raise click.UsageError(
+                f"{flag} is for one file: write out= and checksum= beneath each URL of the list, or give --checksums."
+            )
+
+
+def _options(given: dict[str, Any], timeout: float | None) -> Options:
+    return Options(
+        verify_offered=not given["no_verify_offered"],
+        chunk_size_bytes=given["chunk_size"],
+        connections=given["connections"],
+        layout=given["layout"],
+        overwrite=given["overwrite"],
+        skip_existing=given["skip_existing"],
+        sync=not given["no_sync"],
+        strict=given["strict"],
+        restarts=given["on_change"] == "restart",
+        max_size_bytes=given["max_size"],
+        max_wait_seconds=given["max_wait"],
+        timeout_seconds=timeout,
+        priority=given["priority"],
+        access=_access(given),
+    )
 
 
 def _access(given: dict[str, Any]) -> Access:

@@ -214,13 +214,14 @@ def _display(*, quiet: bool) -> Display:
     from orchestrator.progress import Bar, Lines, Silence
 
     if quiet or sys.stderr is None:
-        return Silence(_write)
+        return Silence(write_line)
     if sys.stderr.isatty():
         return Bar(Console(stderr=True))
-    return Lines(_write)
+    return Lines(write_line)
 
 
-def _write(line: str) -> None:
+def write_line(line: str) -> None:
+    """Write a line on stderr."""
     # A log that is full or closed is no reason to end a download.
     with contextlib.suppress(OSError, ValueError):
         click.echo(line, err=True)

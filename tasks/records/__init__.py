@@ -20,10 +20,16 @@ Keys, behind the prefix:
     job:<id>:help           set while somebody looks for something to take over, or will in a moment
     job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it;
                             @<time>: nobody, as somebody failed with it, and until then none but its message tries
+    job:<id>:deaths         hash: span -> how many workers died at it one after the other, and how many bytes were done
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
     origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
+    origin:<origin>:starving  sorted set: jobs that were refused a connection and have none, by priority and since when
+    origin:<origin>:asked   sorted set: the same by when they asked last
+    origin:<origin>:refused<rank>  set while a job of this priority was just refused a connection
+    waiting                 sorted set: jobs that no worker had a slot for yet, by priority and since when
+    turn:<id or rank>       set while somebody yields to a job, or to those of a priority
     answer:<token>          list: a worker's answer to a question, for a while
     job:<id>:busy           set while somebody plans or merges it
     job:<id>:changes        channel: a message at each change of state
@@ -37,16 +43,19 @@ from typing import TYPE_CHECKING
 
 from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
+from tasks.records.batches import Batches, Found
 from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.endings import Ending, Endings
-from tasks.records.jobs import JobRecords, NewJob
+from tasks.records.jobs import NewJob
 from tasks.records.leases import LEASE_SECONDS, Lease
 from tasks.records.progress import Progress
+from tasks.records.queues import Queues
 from tasks.records.reading import Asked, NoSuchJob, RecordLost
 from tasks.records.sendings import Sendings
 from tasks.records.states import States
 from tasks.records.sweeps import Sweeps
 from tasks.records.takeovers import Next, Search, TakeOvers
+from tasks.records.turns import Starving
 
 if TYPE_CHECKING:
     from pydantic import SecretStr
@@ -55,6 +64,7 @@ __all__ = [
     "LEASE_SECONDS",
     "Asked",
     "Ending",
+    "Found",
     "Lease",
     "NewJob",
     "Next",
@@ -66,11 +76,12 @@ __all__ = [
     "RedisError",
     "Search",
     "Standing",
+    "Starving",
     "without_password",
 ]
 
 
-class Records(JobRecords, States, Answers, Sendings, Sweeps, Attempts, TakeOvers, Endings):
+class Records(Batches, States, Answers, Sendings, Queues, Sweeps, Attempts, TakeOvers, Endings):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 from tasks.records.late import GO_WITH, LATE_SECONDS
 from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases
 from tasks.records.reading import as_count, as_state, as_time
+from tasks.records.turns import WAITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tasks.jobs import JobState
     from tasks.records.progress import Progress
+    from tasks.records.turns import Starving
 
 #: What TTL says of a key that does not expire.
 _NEVER = -1
@@ -22,9 +24,10 @@ _NEVER = -1
 # one whose worker died just now.
 _ENDED = (
     GO_WITH
+    + WAITS
     + """
-local bytes, speeds, job, job_leases, origin_leases = unpack(KEYS)
-local holder, span, done_bytes, left_seconds = unpack(ARGV)
+local bytes, speeds, done, job, job_leases, origin_leases, waiting = unpack(KEYS)
+local holder, span, done_bytes, left_seconds, job_id, rank = unpack(ARGV)
 local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
 -- Who lost its lease has nothing to say of a span that another one is at.
 if span ~= '' and (not who or who == holder or not redis.call('ZSCORE', job_leases, who)) then
@@ -38,6 +41,12 @@ end
 redis.call('ZREM', job_leases, holder)
 redis.call('ZREM', origin_leases, holder)
 go_with(job, {bytes, speeds})
+-- Its message goes back to the others of the job, and they wait for a slot.
+local state, chunks = unpack(redis.call('HMGET', job, 'state', 'chunks_count'))
+if span ~= '' and left_seconds == '' and state == 'fetching' and redis.call('ZCARD', job_leases) == 0
+  and redis.call('SCARD', done) < tonumber(chunks or 0) then
+  waits(waiting, job_id, rank, redis.call('TIME')[1])
+end
 """
 )
 
@@ -54,6 +63,8 @@ class Standing:
     is_overdue: bool  #: the time that the job was given has passed
     stop: int | None  #: where the span ends in its chunk, if another worker took over what follows
     is_done: bool = False  #: the chunk is whole: another worker was quicker
+    connections_count: int = 0  #: of the job, over all workers
+    starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
 
 
 class Attempts(Leases):
@@ -68,18 +79,20 @@ class Attempts(Leases):
             for job_id in job_ids:
                 pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
                 pipe.ttl(self.key(job_id))
+                pipe.zcard(self.key(job_id, "leases"))
             for report in reports:
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
-            jobs = dict(zip(job_ids, zip(answers[::2], answers[1::2], strict=False), strict=False))
-            spans = answers[2 * len(job_ids) :]
+            of_jobs, spans = answers[: 3 * len(job_ids)], answers[3 * len(job_ids) :]
+            jobs = dict(zip(job_ids, zip(*(of_jobs[kind::3] for kind in range(3)), strict=True), strict=True))
+            now = seconds[0] + seconds[1] / 1e6
             for report in reports:
                 if report.done_bytes is not None:
                     speed = -1 if report.bytes_per_second is None else int(report.bytes_per_second)
                     pipe.hset(self.key(report.job_id, "bytes"), str(report.span), report.done_bytes)
                     pipe.hset(self.key(report.job_id, "speeds"), str(report.span), f"{speed} {report.holder}")
-                    _, left_seconds = jobs[report.job_id]
+                    _, left_seconds, _ = jobs[report.job_id]
                     if left_seconds != _NEVER:
                         for kind in ("bytes", "speeds"):
                             pipe.expire(self.key(report.job_id, kind), max(left_seconds, 0) or LATE_SECONDS)
@@ -87,16 +100,20 @@ class Attempts(Leases):
                     # XX: a lease that was given back meanwhile must not come to life again.
                     pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
                     pipe.expire(leases, LEASES_KEPT_SECONDS)
-            pipe.execute()
+            origins = list(dict.fromkeys(report.origin for report in reports))
+            self.ask_starving(pipe, origins, now)
+            starving = self.read_starving(pipe.execute(), origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
-            (state, generation, ends_at), _ = jobs[report.job_id]
+            (state, generation, ends_at), _, connections_count = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
                 is_overdue=seconds[0] >= as_time(ends_at),
                 stop=as_count(stop),
                 is_done=bool(is_done),
+                connections_count=connections_count,
+                starving=starving[report.origin],
             )
         return standings
 
@@ -107,14 +124,20 @@ class Attempts(Leases):
             progress: of the attempt.
             has_failed: nobody takes its span over for as long as a dead worker's; its message may come back before.
         """
-        kinds = ("bytes", "speeds", "")
-        keys = [*(self.key(progress.job_id, kind) for kind in kinds), *self.leases_of(progress)]
+        kinds = ("bytes", "speeds", "done", "")
+        keys = [
+            *(self.key(progress.job_id, kind) for kind in kinds),
+            *self.leases_of(progress),
+            self.waiting_key,
+        ]
         is_held = has_failed and progress.span is not None
         args: list[str | float] = [
             progress.holder,
             "" if progress.span is None else str(progress.span),
             "" if progress.span is None or progress.done_bytes is None else progress.done_bytes,
             int(LEASE_SECONDS) if is_held else "",
+            progress.job_id,
+            progress.rank,
         ]
         self.run(_ENDED, keys=keys, args=args)
 

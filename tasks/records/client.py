@@ -77,10 +77,14 @@ class Client:
 
     def run(self, script: str, *, keys: Sequence[str], args: Sequence[str | float]) -> Any:
         """Run a Lua script, which happens in one step; its text is sent to each Redis once."""
-        if script not in self._scripts:
-            self._scripts[script] = self._redis.register_script(script)
         with self.translated():
-            return self._scripts[script](keys=keys, args=args)
+            return self.script(script)(keys=keys, args=args)
+
+    def script(self, text: str) -> Any:
+        """A Lua script as redis-py has it, to be called with `keys`, `args`, and `client` for a pipeline."""
+        if text not in self._scripts:
+            self._scripts[text] = self._redis.register_script(text)
+        return self._scripts[text]
 
     @contextmanager
     def translated(self) -> Iterator[None]:

@@ -10,14 +10,14 @@ from tasks.jobs import FINAL_STATES, JobState
 from tasks.records.client import Client
 from tasks.records.late import LATE_SECONDS
 from tasks.records.reading import as_state
+from tasks.records.states import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 #: Jobs that one call of Redis is about: others wait meanwhile.
 _BATCH_COUNT = 500
-#: What a job has besides its record. Kinds that are not among them go with `expire_orphans`.
-_KINDS = ("bytes", "done", "shares", "stops", "speeds", "help", "leases")
+_KINDS = (*KINDS, "leases", "busy")
 
 # In one step: a job that somebody resumes at this moment keeps its record.
 _FORGET = """

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobRecord, JobState
-from tasks.records.client import Client
+from tasks.records.client import Client, RedisError
 from tasks.records.reading import NoSuchJob, to_asked, to_record
 from tasks.records.states import KINDS
+from tasks.transfer.manifest import Priority
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -41,6 +43,22 @@ class NewJob:
     url: str  #: as it may be shown
     spec: JobSpec
     sealed_request: str
+    entry: str = (
+        ""  #: which file of a batch it is; two that differ are never one job, though their ids be the same
+    )
+
+
+def fields_of(job: NewJob, now: float) -> dict[str, str]:
+    """What the record of a new job begins with."""
+    fields = {
+        "state": JobState.QUEUED.value,
+        "url": job.url,
+        "spec": job.spec.model_dump_json(exclude_defaults=True),
+        "request": job.sealed_request,
+        "created_at": repr(now),
+        f"at:{JobState.QUEUED}": repr(now),
+    }
+    return fields | {"entry": job.entry} if job.entry else fields
 
 
 class JobRecords(Client):
@@ -52,7 +70,7 @@ class JobRecords(Client):
         """Record new jobs in the state ``queued``, all of them or none."""
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             for job in jobs:
-                pipe.hset(self.key(job.job_id), mapping=_fields_of(job, now) | self.deadline(job.spec))
+                pipe.hset(self.key(job.job_id), mapping=fields_of(job, now) | self.deadline(job.spec))
                 pipe.zadd(f"{self.prefix}jobs", {job.job_id: now})
                 pipe.sadd(f"{self.prefix}active", job.job_id)
             pipe.execute()
@@ -72,8 +90,11 @@ class JobRecords(Client):
             created_at: when it was submitted, in seconds since the epoch.
             fields: more of the record.
         """
-        all_fields = {**_fields_of(job, created_at), **fields, f"at:{state}": repr(time.time())}
+        all_fields = {**fields_of(job, created_at), **fields, f"at:{state}": repr(time.time())}
         all_fields["state"] = state.value
+        if state is JobState.COMPLETE:
+            for name in ("spec", "request"):  # as of any complete job
+                del all_fields[name]
         keys = [
             self.key(job.job_id),
             f"{self.prefix}jobs",
@@ -102,6 +123,14 @@ class JobRecords(Client):
         with self.translated():
             spec, sealed, created_at = self._redis.hmget(self.key(job_id), "spec", "request", "created_at")
         return None if spec is None or sealed is None else to_asked(job_id, spec, sealed, created_at)
+
+    def priority(self, job_id: str) -> Priority:
+        """The priority of a job; the usual one if that cannot be told."""
+        with contextlib.suppress(RedisError):
+            asked = self.request(job_id)
+            if asked is not None:
+                return asked.spec.priority
+        return Priority.NORMAL
 
     def url(self, job_id: str) -> str | None:
         """The URL of a job, as it may be shown."""
@@ -156,14 +185,3 @@ class JobRecords(Client):
             with self.translated():
                 self._redis.zrem(f"{self.prefix}jobs", *expired)
         return records
-
-
-def _fields_of(job: NewJob, created_at: float) -> dict[str, str]:
-    return {
-        "state": JobState.QUEUED.value,
-        "url": job.url,
-        "spec": job.spec.model_dump_json(),
-        "request": job.sealed_request,
-        "created_at": repr(created_at),
-        f"at:{JobState.QUEUED}": repr(created_at),
-    }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.records.client import Client
+from tasks.records.deaths import DIED
 from tasks.records.reading import as_count, as_state
+from tasks.records.turns import STARVING, Turns
 
 if TYPE_CHECKING:
     from tasks.jobs import JobState
@@ -25,17 +26,26 @@ _LEAST_PAUSE_SECONDS = 0.5
 
 _MOST_PAUSE_SECONDS = 60
 
+#: Where a job was refused a connection, those of lower priority get none for so long.
+_REFUSED_MILLISECONDS = 1500
+
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
-_ACQUIRE = """
-local job, job_leases, done, origin_leases, wait, allowed, bytes, speeds, stops = unpack(KEYS)
+_ACQUIRE = (
+    STARVING
+    + DIED
+    + """
+local job, job_leases, done, origin_leases, wait, allowed, bytes, speeds, stops, deaths = unpack(KEYS)
+local waiting, since, asked, refused = unpack(KEYS, 11)
 local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span, length = unpack(ARGV)
+local job_id, rank, refused_milliseconds = unpack(ARGV, 10)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local fields = redis.call('HMGET', job, 'state', 'ends_at')
 local state = fields[1] or ''
-if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1, false} end
+if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1, false, 0, 0, 0} end
+redis.call('ZREM', waiting, job_id)
 local milliseconds = redis.call('PTTL', wait)
-if milliseconds > 0 then return {state, 0, milliseconds, 0, 0, false} end
+if milliseconds > 0 then return {state, 0, milliseconds, 0, 0, false, 0, 0, 0} end
 redis.call('ZREMRANGEBYSCORE', job_leases, '-inf', now)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local speed, other = string.match(redis.call('HGET', speeds, span) or '', '^(%S+) (.*)$')
@@ -43,18 +53,30 @@ if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
   local left = tonumber(length) - tonumber(redis.call('HGET', bytes, span) or 0)
   local wait = tonumber(speed) > 0 and left / speed * 1000 or 1000
   wait = math.floor(math.max(50, math.min(wait, 1000)))
-  return {state, 0, wait, redis.call('SCARD', done), 0, false, 1}
+  return {state, 0, wait, redis.call('SCARD', done), 0, false, 1, 0, 0}
 end
-local taken = redis.call('ZCARD', origin_leases)
-if taken >= tonumber(origin_limit) or redis.call('ZCARD', job_leases) >= tonumber(job_limit) then
-  return {state, 0, 0, redis.call('SCARD', done), 0, false}
-end
+local taken, mine = redis.call('ZCARD', origin_leases), redis.call('ZCARD', job_leases)
+local first = starving(since, asked, now)
 local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
+local function refuse()
+  -- Who only looks for something has none of its own to fetch.
+  if span ~= '' then
+    redis.call('SET', refused .. rank, job_id, 'PX', refused_milliseconds)
+    if mine == 0 then starves(since, asked, job_id, rank, now) end
+  end
+  local others = (first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0
+  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others}
+end
+if taken >= tonumber(origin_limit) or mine >= tonumber(job_limit) then return refuse() end
+for higher = 0, rank - 1 do
+  if redis.call('EXISTS', refused .. higher) == 1 then return refuse() end
+end
+-- The last ones that are free are kept for those that have none.
+local free = math.min(origin_limit, tonumber(seen[1] or origin_limit)) - taken
+if mine > 0 and first and first ~= job_id and free <= starving_count(since, rank, now) then return refuse() end
 if seen[1] and taken >= tonumber(seen[1]) then
   -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
-  if span == '' or now < seen[2] + seen[3] then
-    return {state, 0, 0, redis.call('SCARD', done), 0, false}
-  end
+  if span == '' or now < seen[2] + seen[3] then return refuse() end
   local pause = tonumber(seen[3])
   if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
   redis.call('HSET', allowed, 'count', taken + 1, 'at', now, 'pause', pause, 'tried', 1)
@@ -64,12 +86,17 @@ for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
   redis.call('EXPIRE', leases, kept)
 end
+redis.call('ZREM', since, job_id)
+redis.call('ZREM', asked, job_id)
+local deaths_count = 0
 if span ~= '' then
+  if other ~= holder then deaths_count = died(deaths, bytes, speeds, job_leases, span, now) end
   redis.call('HSET', speeds, span, '-1 ' .. holder)
   redis.call('HSETNX', bytes, span, 0)
 end
-return {state, 1, 0, 0, 0, redis.call('HGET', stops, span)}
+return {state, 1, 0, 0, 0, redis.call('HGET', stops, span), 0, deaths_count, 0}
 """
+)
 
 
 # A refusal among other connections that stand: as many as those are is what the origin allows, for now. Of a fleet that
@@ -117,9 +144,11 @@ class Lease:
     is_overdue: bool = False  #: the time that the job was given has passed
     chunks_done: int = 0  #: of the job; told where no lease is given
     stop: int | None = None  #: where the span ends in its chunk, if another worker took over what follows
+    deaths_count: int = 0  #: workers that died at the span one after the other, without a new byte
+    others_starve: bool = False  #: nobody should hold a slot only to wait for a connection
 
 
-class Leases(Client):
+class Leases(Turns):
     """Who may open a connection to an origin."""
 
     def acquire(
@@ -145,6 +174,10 @@ class Leases(Client):
             self.key(progress.job_id, "bytes"),
             self.key(progress.job_id, "speeds"),
             self.key(progress.job_id, "stops"),
+            self.key(progress.job_id, "deaths"),
+            self.waiting_key,
+            *self.starving_keys(progress.origin),
+            self.origin_key(progress.origin, "refused"),
         ]
         args: list[str | float] = [
             progress.holder,
@@ -156,9 +189,12 @@ class Leases(Client):
             _SEEN_LIMIT_SECONDS,
             "" if progress.span is None else str(progress.span),
             length_bytes or 0,
+            progress.job_id,
+            progress.rank,
+            _REFUSED_MILLISECONDS,
         ]
         answer = self.run(_ACQUIRE, keys=keys, args=args)
-        state, given, milliseconds, done_count, overdue, stop, *held = answer
+        state, given, milliseconds, done_count, overdue, stop, held, deaths_count, others = answer
         return Lease(
             state=as_state(state),
             is_given=bool(given),
@@ -167,6 +203,8 @@ class Leases(Client):
             is_overdue=bool(overdue),
             chunks_done=done_count,
             stop=as_count(stop),
+            deaths_count=deaths_count,
+            others_starve=bool(others),
         )
 
     def refused(self, progress: Progress) -> bool:

@@ -20,3 +20,4 @@ class Progress:
     bytes_per_second: float | None  #: of late; None: it is not known yet
     holder: str  #: ``<host>/<attempt>``, whose lease is renewed
     origin: str  #: scheme, host and port, whose connection it is
+    rank: int = 1  #: of the job's priority; 0 is the highest

@@ -151,7 +151,9 @@ def _to_record(
             "state_times": times,
             "seconds": seconds,
             "bytes_per_second": (
-                max(0, bytes_done - int(fields.get("resumed_bytes", 0))) / seconds if seconds else None
+                max(0, bytes_done - int(fields.get("resumed_bytes", 0))) / seconds
+                if seconds and "was_there" not in fields
+                else None
             ),
             "error": json.loads(fields["error"]) if state is JobState.FAILED and "error" in fields else None,
         }

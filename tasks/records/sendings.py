@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from tasks.records.client import Client
+from tasks.records.deaths import COUNT_DEATHS
 from tasks.records.late import GO_WITH
 from tasks.transfer.manifest import Span
 
@@ -45,6 +46,8 @@ class Sendings(Client):
             job_id: which job.
             wholes: the receipts of its whole chunks.
         """
+        kinds = ("deaths", "bytes", "speeds", "leases")
+        self.run(COUNT_DEATHS, keys=[self.key(job_id, kind) for kind in kinds], args=[])
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
             # What was done may be missing again: a receipt that is not true any more was taken back.
             done = self._redis.smembers(self.key(job_id, "done"))

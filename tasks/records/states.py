@@ -19,16 +19,16 @@ if TYPE_CHECKING:
     from tasks.records.reading import Asked
 
 #: What a job has besides its record, and what a new plan of it begins without.
-KINDS = ("bytes", "done", "shares", "stops", "speeds", "help")
+KINDS = ("bytes", "done", "shares", "stops", "speeds", "help", "deaths")
 
 # A change of state is one step: two workers that see different ends agree on the first. With the keys of several jobs,
-# each that may changes.
+# each that may changes. Of a complete job nothing is kept that only serves to bring it: that is two thirds of it.
 _TRANSITION = """
 local allowed, to, age, asks, forgets, stays_at, stays, is_active = unpack(ARGV)
 local active, stalls = KEYS[#KEYS - 1], KEYS[#KEYS]
 local changed = {}
-for first = 1, #KEYS - 2, 8 do
-  local job, changes, bytes, done, shares, stops, speeds, help = unpack(KEYS, first, first + 7)
+for first = 1, #KEYS - 2, 9 do
+  local job, changes, bytes, done, shares, stops, speeds, help, deaths = unpack(KEYS, first, first + 8)
   local state = redis.call('HGET', job, 'state')
   if not state or not string.find(allowed, '|' .. state .. '|', 1, true) then
     table.insert(changed, 0)
@@ -38,14 +38,20 @@ for first = 1, #KEYS - 2, 8 do
     redis.call(is_active == '1' and 'SADD' or 'SREM', active, id)
     if is_active == '0' then redis.call('HDEL', stalls, id) end
     redis.call('PUBLISH', changes, to)
+    -- Somebody has looked into what ended the workers, or will in a moment: resumed, it gets as many more.
+    if forgets == '1' or to == 'queued' then redis.call('DEL', deaths, speeds) end
     if forgets == '1' then
-      redis.call('DEL', bytes, done, shares, stops, speeds, help)
+      redis.call('DEL', bytes, done, shares, stops, help)
       if stays ~= '' then
         redis.call('HSET', bytes, stays_at, 0)
         redis.call('HSET', speeds, stays_at, '-1 ' .. stays)
       end
     end
-    for _, key in ipairs({job, bytes, done, shares, stops, speeds}) do
+    if to == 'complete' then
+      redis.call('HDEL', job, 'spec', 'request')
+      redis.call('DEL', bytes, stops, speeds, help, deaths)
+    end
+    for _, key in ipairs({job, bytes, done, shares, stops, speeds, deaths}) do
       if age == '' then redis.call('PERSIST', key) else redis.call('EXPIRE', key, age) end
     end
     table.insert(changed, asks == '1' and redis.call('HMGET', job, 'spec', 'request', 'created_at') or 1)

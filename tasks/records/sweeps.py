@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.records.client import Client
+from tasks.records.queues import MESSAGE_PRIORITIES, list_key
 from tasks.records.waiting import jobs_of, later_jobs_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-#: kombu keeps the messages of each priority in a list of its own: of the first under the queue's name.
-_PRIORITY_SUFFIXES = ("", "\x06\x163", "\x06\x166", "\x06\x169")
 #: Messages that are read at once.
 _PAGE = 1000
 #: For so long a worker process is believed to live, and one that plans or merges to be at it.
@@ -209,8 +208,8 @@ class Sweeps(Client):
         """
         queued: set[str] = set()
         for queue in queues:
-            for suffix in _PRIORITY_SUFFIXES:
-                self._add_waiting(queued, f"{self.prefix}{queue}{suffix}", tasks)
+            for priority in MESSAGE_PRIORITIES:
+                self._add_waiting(queued, list_key(self.prefix, queue, priority), tasks)
         counting_down: set[str] = set()
         with self.translated():
             seconds, _ = self._redis.time()

@@ -6,8 +6,10 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.records.deaths import DIED
 from tasks.records.late import GO_WITH
 from tasks.records.leases import Leases
+from tasks.records.turns import WAITS
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
@@ -28,13 +30,15 @@ _HELP_SECONDS = 5
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
 _SPAN_DONE = (
     GO_WITH
+    + WAITS
+    + DIED
     + """
-local bytes, shares, done, stops, speeds, help, job, wait, job_leases, origin_leases = unpack(KEYS)
+local bytes, shares, done, stops, speeds, help, deaths, job, wait, job_leases, origin_leases, waiting = unpack(KEYS)
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
-local chunks, chunk_size, size, mine, least, hears, step, kept = unpack(ARGV, 7)
+local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank = unpack(ARGV, 7)
 chunks = tonumber(chunks)
 local now = redis.call('TIME')[1] + 0
-local state, newest, ends_at = unpack(redis.call('HMGET', job, 'state', 'generation', 'ends_at'))
+local state, newest, ends_at, all = unpack(redis.call('HMGET', job, 'state', 'generation', 'ends_at', 'chunks_count'))
 local is_fenced = tonumber(newest or 0) > tonumber(generation)
 local function best()
   if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
@@ -88,16 +92,21 @@ local count = redis.call('SCARD', done)
 if not found then
   redis.call('ZREM', job_leases, holder)
   redis.call('ZREM', origin_leases, holder)
+  if state == 'fetching' and not is_fenced and redis.call('ZCARD', job_leases) == 0
+    and redis.call('HLEN', bytes) < tonumber(all or 0) then
+    waits(waiting, job_id, rank, redis.call('TIME')[1])
+  end
   local helps = is_tail and count < chunks and redis.call('SET', help, 1, 'NX', 'EX', kept)
-  return {count, helps and 1 or 0}
+  return {count, helps and 1 or 0, 0}
 end
 if found.from then
   found.span = string.format('%d+%d', found.number, found.start)
   redis.call('HSET', stops, found.from, found.start, found.span, found.stop)
   redis.call('HSET', bytes, found.span, 0)
 end
+local deaths_count = found.from and 0 or died(deaths, bytes, speeds, job_leases, found.span, now)
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
-return {count, 0, tonumber(found.number), found.start, found.stop}
+return {count, 0, deaths_count, tonumber(found.number), found.start, found.stop}
 """
 )
 
@@ -108,6 +117,7 @@ class Next:
 
     span: Span | None  #: to go on with, under the same lease
     chunks_done: int = 0  #: of the job
+    deaths_count: int = 0  #: workers that died at that span one after the other, without a new byte
     is_to_help: bool = False  #: others are not done, and nobody but this one will look for what to take over
 
 
@@ -143,11 +153,12 @@ class TakeOvers(Leases):
         Returns:
             What is its to fetch now, if there is something; else the lease was given back.
         """
-        kinds = ("bytes", "shares", "done", "stops", "speeds", "help", "")
+        kinds = ("bytes", "shares", "done", "stops", "speeds", "help", "deaths", "")
         keys = [
             *(self.key(progress.job_id, kind) for kind in kinds),
             self.origin_key(progress.origin, "wait"),
             *self.leases_of(progress),
+            self.waiting_key,
         ]
         args: list[str | float] = [
             progress.holder,
@@ -164,9 +175,11 @@ class TakeOvers(Leases):
             _HEARS_SECONDS,
             _STEP_BYTES,
             _HELP_SECONDS,
+            progress.job_id,
+            progress.rank,
         ]
-        chunks_done, is_to_help, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
-        return Next(Span(*found) if found else None, chunks_done, bool(is_to_help))
+        chunks_done, is_to_help, deaths_count, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
+        return Next(Span(*found) if found else None, chunks_done, deaths_count, bool(is_to_help))
 
     def claim_help(self, job_id: str) -> bool:
         """Have the caller be the one who looks for something to take over of a job; False if somebody does."""

@@ -26,6 +26,19 @@ class LayoutName(enum.StrEnum):
     PARTS = "parts"  #: one file a part, joined in order by the merge
 
 
+class Priority(enum.StrEnum):
+    """Whose turn it is: what is higher goes first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 for the highest."""
+        return list(Priority).index(self)
+
+
 class _Stored(BaseModel):
     # A newer version's file may have more fields; unknown ones are ignored, missing ones are an error.
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -42,15 +55,17 @@ class JobSpec(_Stored):
     connections: int | None = Field(default=None, ge=1)  #: the most to the origin; None: the workers' setting
     layout: LayoutName = LayoutName.AUTO
     overwrite: bool = False
+    skip_existing: bool = False  #: a file at the destination that is as it is to be ends the job well
     sync: bool = True  #: data is on disk before the file is visible
     strict: bool = False  #: another ETag is another file, though size and Last-Modified agree
     restarts: bool = True  #: a file that changed midway is started over, once
     max_size_bytes: int | None = Field(default=None, gt=0)
     max_wait_seconds: float | None = Field(default=None, ge=0)  #: None: the workers' setting
     timeout_seconds: float | None = Field(default=None, gt=0)  #: from submit to the last byte; None: any
+    priority: Priority = Priority.NORMAL
 
 
-class Submission(_Stored):
+class UnplannedJob(_Stored):
     """A job that has no plan yet."""
 
     job_id: JobId

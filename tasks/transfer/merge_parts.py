@@ -90,7 +90,7 @@ def publish_parts(
     path = volume.path_of(manifest.destination)
     was_followed = False
     # A merge that died right after publishing is run again, and finds its file under both names.
-    if not folder.holds(path):
+    if not folder.holds(path, manifest):
         bad, was_followed = _check_digests(folder, manifest, receipts, whole_crc32c, check)
         if bad:
             return Incomplete(bad)
@@ -128,8 +128,8 @@ def _publish(volume: Volume, folder: JobFolder, manifest: Manifest, whole: Path)
     try:
         volume.publish(whole, manifest.destination, overwrite=spec.overwrite, sync=spec.sync)
     except DestinationExists:
-        # By another merge of this job, which was quicker.
-        if not folder.holds(volume.path_of(manifest.destination)) and not volume.has_same_content(
+        # By another merge or plan of this job, which was quicker, or died right after.
+        if not folder.holds(volume.path_of(manifest.destination), manifest) and not volume.has_same_content(
             manifest.destination, whole
         ):
             raise

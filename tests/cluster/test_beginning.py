@@ -26,17 +26,12 @@ def served():
         yield one
 
 
-def queued_count(one: Cluster) -> int:
-    """How many messages nobody has taken yet."""
-    return int(one.redis.client().llen("manyhands:chunks"))
-
-
 def submit_held(one: Cluster, served, orchestrator):
     """A job whose chunks are sent and whose plan has the first block of the beginning, and waits for more."""
     one.start_worker("--queues", "control,merge")
     served.gate.clear()
     job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
-    wait_until(lambda: queued_count(one) == 3, what="the messages of all chunks")
+    wait_until(lambda: one.waiting_count("chunks") == 3, what="the messages of all chunks")
     return job
 
 
@@ -94,7 +89,7 @@ def test_a_job_that_is_cancelled_while_its_beginning_comes_leaves_nothing(empty_
         served.gate.set()
         wait_until_clean(empty_cluster.volume)
         empty_cluster.start_worker("--concurrency", "4", "--queues", "chunks")
-        wait_until(lambda: not queued_count(empty_cluster), what="an empty queue")
+        wait_until(lambda: not empty_cluster.waiting_count("chunks"), what="an empty queue")
         assert job.status().state is JobState.CANCELLED
     wait_until(lambda: served.open_count == 0)
     assert served.requests == [PROBE]

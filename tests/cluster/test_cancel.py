@@ -55,10 +55,7 @@ def assert_only_the_rest_was_fetched(one: Cluster, served):
 
 
 def is_idle(one: Cluster) -> bool:
-    redis = one.redis.client()
-    return not any(redis.llen(f"manyhands:{queue}") for queue in QUEUES) and not redis.hlen(
-        "manyhands:unacked"
-    )
+    return not one.waiting_count(*QUEUES) and not one.redis.client().hlen("manyhands:unacked")
 
 
 def keys_of_chords(one: Cluster) -> list[str]:
@@ -74,7 +71,9 @@ def test_a_thousand_chunks_of_a_job_that_ended_drain_without_a_request(empty_clu
         empty_cluster.orchestrator() as orchestrator,
     ):
         job = orchestrator.submit(served.url, chunk_size_bytes=64 * 1024)
-        wait_until(lambda: redis.llen("manyhands:chunks") == 1000, seconds=90, what="all chunks in the queue")
+        wait_until(
+            lambda: empty_cluster.waiting_count("chunks") == 1000, seconds=90, what="all chunks in the queue"
+        )
         assert end(planner) == 0
         requests_count = len(served.requests)
         if ends == "failed":

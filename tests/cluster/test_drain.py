@@ -67,7 +67,7 @@ def to_be_merged(one: Cluster, orchestrator, served, **options):
     planner = one.start_worker("--concurrency", "2", "--queues", "control,chunks")
     job = orchestrator.submit(served.url, chunk_size_bytes=8 * MIB, sha256=SHA256, **options)
     wait_until(lambda: job.status().chunks_done == 5, what="all chunks")
-    wait_until(lambda: one.redis.client().llen("manyhands:merge") == 1, what="the merge's message")
+    wait_until(lambda: one.waiting_count("merge") == 1, what="the merge's message")
     end(planner)
     return job
 
@@ -80,7 +80,7 @@ def test_a_merge_is_given_to_another_worker(empty_cluster: Cluster, served):
             wait_until(lambda: job.status().state is JobState.MERGING, what="a merge")
             print(f"ended after {seconds_to_end(worker):.2f} s")
             assert job.status().state is JobState.MERGING
-            assert empty_cluster.redis.client().llen("manyhands:merge") == 1
+            assert empty_cluster.waiting_count("merge") == 1
         assert "reject requeue=True: drain" in empty_cluster.log(1)
         empty_cluster.start_worker("--queues", "merge")
         job.wait(60)

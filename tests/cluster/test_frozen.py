@@ -65,7 +65,7 @@ def to_be_merged(one: Cluster, orchestrator, served, layout):
     planner = one.start_worker("--concurrency", "2", "--queues", "control,chunks")
     job = orchestrator.submit(served.url, chunk_size_bytes=6 * MIB, layout=layout, sha256=SHA256)
     wait_until(lambda: job.status().chunks_done == 5, what="all chunks")
-    wait_until(lambda: one.redis.client().llen("manyhands:merge") == 1, what="the merge's message")
+    wait_until(lambda: one.waiting_count("merge") == 1, what="the merge's message")
     end(planner)
     return job
 

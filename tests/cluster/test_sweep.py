@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from orchestrator.submission import Wanted, new_job
+from orchestrator.submission import Submission, Wanted
 from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
 from support.origin import origin
@@ -41,13 +41,6 @@ def kill(worker) -> None:
     worker.wait()
 
 
-def keys_of_queues(one: Cluster) -> list[str]:
-    found = []
-    for kind in ("chunks", "merge", "control", "unacked"):
-        found += one.redis.client().keys(f"manyhands:{kind}*")
-    return found
-
-
 def is_right(one: Cluster) -> bool:
     return (one.volume / "big.bin").read_bytes() == CONTENT
 
@@ -72,8 +65,7 @@ def test_messages_that_vanish_are_sent_again(empty_cluster: Cluster, served, kin
         job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
         wait_until(lambda: job.status().bytes_done > 2 * MIB, what="some bytes")
         client = empty_cluster.redis.client()
-        gone = [key for key in keys_of_queues(empty_cluster) for kind in kinds if f":{kind}" in key]
-        assert client.delete(*gone)
+        assert client.delete(*empty_cluster.lists(*kinds))
         record = job.wait(90)
     assert is_right(empty_cluster)
     assert record.state_times[JobState.PLANNING] > record.state_times[JobState.QUEUED] + 2, "sent again"
@@ -83,7 +75,7 @@ def test_messages_that_vanish_are_sent_again(empty_cluster: Cluster, served, kin
 def test_a_submitter_that_died_before_it_sent_the_plan_is_made_good(empty_cluster: Cluster, served):
     start(empty_cluster)
     with empty_cluster.orchestrator() as orchestrator:
-        new = new_job(Wanted(served.url), orchestrator.settings.secret_key, {})
+        new = Submission(orchestrator.settings.secret_key, {}).job(Wanted(served.url))
         orchestrator.records.create([new], now=time.time())
         orchestrator.job(new.job_id).wait(60)
     assert is_right(empty_cluster)
@@ -97,9 +89,9 @@ def test_a_merge_whose_message_vanished_runs(empty_cluster: Cluster, served):
     client = empty_cluster.redis.client()
     with empty_cluster.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
-        wait_until(lambda: client.llen("manyhands:merge"), what="the message of the merge")
+        wait_until(lambda: empty_cluster.waiting_count("merge"), what="the message of the merge")
         kill(planner)  # it would send the job again while there is nobody to merge it
-        client.delete("manyhands:merge")
+        client.delete(*empty_cluster.lists("merge"))
         start(empty_cluster)
         job.wait(60)
     assert is_right(empty_cluster)
@@ -153,7 +145,7 @@ def test_a_job_that_waits_for_its_turn_is_let_be(empty_cluster: Cluster, served)
         for _ in range(3):
             seen = client.hget("manyhands:stalls", job.job_id)
             wait_until(lambda seen=seen: client.hget("manyhands:stalls", job.job_id) != seen, what="a look")
-        assert client.llen("manyhands:chunks") == 13
+        assert empty_cluster.waiting_count("chunks") == 13
         assert client.hget(f"manyhands:job:{job.job_id}", "generation") == "1"
         empty_cluster.start_worker("--queues", "chunks", "--processes", "1", **QUICK)
         job.wait(60)
@@ -181,8 +173,8 @@ def test_a_job_that_had_no_plan_yet_comes_back_too(empty_cluster: Cluster, serve
     client = empty_cluster.redis.client()
     with empty_cluster.orchestrator() as orchestrator:
         job = orchestrator.submit(served.url, sha256=hashlib.sha256(CONTENT).hexdigest())
-        kept = empty_cluster.volume / ".orchestrator" / "submitted" / f"{job.job_id}.json"
-        wait_until(kept.exists, what="the submission on the volume")
+        kept = empty_cluster.volume / ".orchestrator" / "unplanned" / f"{job.job_id}.json"
+        wait_until(kept.exists, what="what was asked for, on the volume")
         client.flushall()
         wait_until(lambda: client.exists(f"manyhands:job:{job.job_id}"), what="the record")
         start(empty_cluster, "--queues", "control,merge")
@@ -206,7 +198,7 @@ def test_a_job_whose_merge_kills_each_worker_fails_in_the_end(empty_cluster: Clu
 
         def is_over() -> bool:
             nonlocal deaths
-            if client.rpop("manyhands:merge"):
+            if any(client.rpop(key) for key in empty_cluster.lists("merge")):
                 deaths += 1
                 orchestrator.records.transition(job.job_id, JobState.MERGING)
                 orchestrator.records.begun(job.job_id)

@@ -9,11 +9,14 @@ import pytest
 
 from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
+from support.manifests import manifest_of_file
 from support.origin import origin
 from support.tools import wait_until
 from tasks.app import FETCH_TASK, MERGE_TASK, PLAN_TASK, QUEUES
 from tasks.jobs import JobState
+from tasks.transfer.digests import crc32c
 from tasks.transfer.manifest import LayoutName
+from tasks.transfer.volume import Volume
 
 CONTENT = random.Random(13).randbytes(12 * MIB + 5)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -177,6 +180,28 @@ def test_messages_of_an_older_sending_after_a_resume(two_workers: Cluster, serve
         send.wait_until_idle()
         assert_one_file(two_workers, orchestrator, job.status())
         assert sum(share.bytes for share in record.workers.values()) == len(CONTENT)
+
+
+def test_a_plan_that_died_right_after_publishing(empty_cluster: Cluster):
+    content = CONTENT[:100_000]
+    with origin(content) as small, empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(small.url)
+        folder = Volume(empty_cluster.volume).job(job.job_id)
+        manifest = manifest_of_file(len(content), chunk_size_bytes=len(content), job_id=job.job_id,
+                                    destination="big.bin", layout=LayoutName.PARTS)  # fmt: skip
+        folder.create()
+        folder.make_plan_folder(manifest)
+        with folder.open_part(manifest, manifest.chunk(0)) as part:
+            part.write(content)
+            receipt = part.complete("h")
+        volume = Volume(empty_cluster.volume)
+        assert volume.reserve("big.bin", job.job_id, is_active=lambda _: False) is None
+        volume.publish(folder.join(manifest, [receipt]), "big.bin", overwrite=False, sync=True)
+        empty_cluster.start_worker("--queues", "control")
+        record = job.wait(60)
+    assert int(record.crc32c, 16) == crc32c(content)
+    assert (empty_cluster.volume / "big.bin").read_bytes() == content
+    wait_until_clean(empty_cluster.volume)
 
 
 @pytest.mark.parametrize("size_bytes", [100_000, 3 * MIB])

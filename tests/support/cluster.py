@@ -103,6 +103,14 @@ class Cluster:
         assert worker.poll() is None, path.read_text()
         return worker
 
+    def lists(self, *queues: str) -> list[str]:
+        """The keys of the lists that these queues have messages in, of all priorities."""
+        return [key for queue in queues for key in self.redis.client().keys(f"manyhands:{queue}*")]
+
+    def waiting_count(self, *queues: str) -> int:
+        """How many messages of these queues nobody has taken yet."""
+        return sum(self.redis.client().llen(key) for key in self.lists(*queues))
+
     def log(self, number: int = 0) -> str:
         return (self.logs / f"worker-{number}.log").read_text()
 

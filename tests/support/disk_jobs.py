@@ -70,9 +70,7 @@ def failed(one: Cluster, served: Origin, job_id: str, *codes: str) -> str:
 
 def _messages_count(one: Cluster) -> int:
     """Messages that workers have, or will have."""
-    redis = one.redis.client()
-    queues = ("control", "merge", "chunks")
-    return sum(redis.llen(f"manyhands:{queue}") for queue in queues) + redis.hlen("manyhands:unacked")
+    return one.waiting_count("control", "merge", "chunks") + int(one.redis.client().hlen("manyhands:unacked"))
 
 
 def kept_bytes(volume: Path, job_id: str) -> int:

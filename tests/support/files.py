@@ -45,3 +45,19 @@ def leftovers(volume: Path) -> list[str]:
 def wait_until_clean(volume: Path) -> None:
     """Wait until nothing but published files is left: a job is complete a moment before it is cleaned up."""
     wait_until(lambda: leftovers(volume) == [], what="a volume without leftovers")
+
+
+class Endless:
+    """Contents of any length that take no memory: whoever slices them gets one block again and again."""
+
+    def __init__(self, length_bytes: int, *, seed: int = 1) -> None:
+        self._length_bytes = length_bytes
+        self._block = random.Random(seed).randbytes(64 * 1024)
+
+    def __len__(self) -> int:
+        return self._length_bytes
+
+    def __getitem__(self, index: slice) -> bytes:
+        """Bytes from one place to another within a block."""
+        begin = index.start % len(self._block)
+        return (self._block * 2)[begin : begin + index.stop - index.start]

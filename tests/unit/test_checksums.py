@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.checksums import choose, choose_in, given, names_of
+from orchestrator.checksums import choose, given, names_of, read_list
 from tasks.transfer.errors import BadOption
 
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -55,7 +55,7 @@ def test_a_list_is_read_whatever_windows_wrote_it_in(tmp_path, encoding):
     begin = "\ufeff" if encoding == "utf-16-be" else ""
     path = tmp_path / "SUMS"
     path.write_bytes(f"{begin}{A}  b\xfcg.iso\r\n{B}  other\r\n".encode(encoding))
-    assert choose_in(path, ["b\xfcg.iso"]) == ALL
+    assert read_list(path).choose(["b\xfcg.iso"]) == ALL
 
 
 @pytest.mark.parametrize(

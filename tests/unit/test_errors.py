@@ -25,6 +25,7 @@ EXAMPLES = {
     "BadCertificate": ("http://h/x", "self-signed"),
     "RedirectRefused": ("http://h/x", "a reason"),
     "NoProgress": (8, "last words."),
+    "WorkersDied": ("3f9a1c27d0b4", "bytes 0 to 9 of http://h/x", 5),
     "TooLarge": ("http://h/x", 10, 5),
     "DigestMismatch": ("x.iso", "SHA-256", "aa", "bb"),
     "VolumeFull": ("/v", 10, 5),

@@ -1,9 +1,11 @@
 """The watch, with a clock of the test's and records that the test wrote."""
 
+import contextlib
+
 import pytest
 
 from tasks.jobs import JobState
-from tasks.records import Progress, RedisError, Standing
+from tasks.records import Progress, RedisError, Standing, Starving
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
 from tasks.transfer.manifest import Span
@@ -22,6 +24,9 @@ class Records:
         self.is_away = False
         self.reported = []
         self.asked = []
+        self.connections_count = 1
+        self.starving = ()
+        self.claimed = []
 
     def states(self, job_ids):
         self.asked.append(job_ids)
@@ -32,9 +37,21 @@ class Records:
             raise RedisError("away")
         self.reported = list(reports)
         return {
-            report.holder: Standing(self.state, self.generation, self.is_overdue, self.stop, self.is_done)
+            report.holder: Standing(
+                self.state,
+                self.generation,
+                self.is_overdue,
+                self.stop,
+                self.is_done,
+                self.connections_count,
+                self.starving,
+            )
             for report in self.reported
         }
+
+    def claim_turn(self, starving):
+        self.claimed.append(starving)
+        return True
 
 
 class Clock:
@@ -249,3 +266,50 @@ def test_an_attempt_goes_on_while_redis_is_away(frozen):
 
 def test_a_pulse_that_nobody_beats_stops_nothing():
     Attempt("a1", Pulse(1.0, clock=lambda: 1e9)).check()
+
+
+STARVING = Starving("ffffffffffff", rank=1, seconds=0.5)
+HIGHER = Starving(None, rank=0, has_connections=True)
+
+
+@pytest.mark.parametrize(
+    ("starving", "connections_count", "may_yield", "yields"),
+    [
+        (STARVING, 2, True, True),
+        (STARVING, 1, True, False),  # its job's only one
+        (STARVING, 2, False, False),  # it would have to begin again
+        (Starving("ffffffffffff", rank=1, seconds=0.3), 2, True, False),  # as a rule one is free in a moment
+        (Starving("0123456789ab", rank=1, seconds=9), 2, True, False),  # its own job
+        (Starving("ffffffffffff", rank=2, seconds=9), 2, True, False),  # a lower one
+        (HIGHER, 1, True, True),
+        (Starving(None, rank=1, has_connections=True), 2, True, False),  # an equal one, which has some
+    ],
+)
+def test_an_attempt_yields_to_a_job_that_has_none_or_goes_first(
+    setup, starving, connections_count, may_yield, yields
+):
+    records, clock, watch, attempt = setup
+    records.starving, records.connections_count = (starving,), connections_count
+    with watch.over(attempt, progress(attempt), slice_seconds=60, may_yield=may_yield):
+        clock.now = 0.9
+        watch.tick()
+        assert attempt.stopped_by is None, "it has just begun"
+        clock.now = 1.0
+        watch.tick()
+    assert records.claimed == ([starving] if yields else [])
+    assert (attempt.stopped_by is not None) is yields
+    if yields:
+        assert attempt.stopped_by.reason is StopReason.SLICE
+
+
+def test_of_several_attempts_one_yields_and_the_higher_priority_goes_first(setup):
+    records, clock, watch, attempt = setup
+    others = [Attempt("a2"), Attempt("a3")]
+    records.starving, records.connections_count = (STARVING, HIGHER), 3
+    with contextlib.ExitStack() as stack:
+        for each in (attempt, *others):
+            stack.enter_context(watch.over(each, progress(each), slice_seconds=60, may_yield=True))
+        clock.now = 1.0
+        watch.tick()
+    assert [each.stopped_by is not None for each in (attempt, *others)].count(True) == 1
+    assert records.claimed == [HIGHER]

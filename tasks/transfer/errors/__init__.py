@@ -15,7 +15,7 @@
         │                    RedirectRefused, NoProgress, TooLarge, DigestMismatch
         ├── VolumeError      VolumeMissing, VolumeReadOnly, VolumeFull, VolumeFailed,
         │                    FileUnreadable, DestinationExists, DestinationIsFolder, DestinationBlocked, DestinationBusy
-        ├── JobUnreadable, JobTimedOut, SentInVain
+        ├── JobUnreadable, JobTimedOut, SentInVain, WorkersDied
         └── UsageError       BadURL, BadName, BadOption, SecretKeyMissing
 
 Arguments are positional and JSON-able: Celery rebuilds an error as ``cls(*args)``.
@@ -46,6 +46,7 @@ from tasks.transfer.errors.permanent import (
     SecretKeyMissing,
     SentInVain,
     UsageError,
+    WorkersDied,
 )
 from tasks.transfer.errors.transient import (
     ManifestStale,
@@ -109,6 +110,7 @@ __all__ = [
     "VolumeFull",
     "VolumeMissing",
     "VolumeReadOnly",
+    "WorkersDied",
     "origin_of",
     "redact",
     "side_of",

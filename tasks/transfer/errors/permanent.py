@@ -56,6 +56,24 @@ class SentInVain(PermanentError):
         )
 
 
+class WorkersDied(PermanentError):
+    """Whoever fetches this part of a file dies or freezes."""
+
+    # Nothing that an origin sends may end a worker, and no option of a user's either: `Side.BUG`, which it inherits.
+
+    def __init__(self, job_id: str, what: str, deaths_count: int) -> None:
+        super().__init__(job_id, what, deaths_count)
+        self.job_id, self.what, self.deaths_count = job_id, what, deaths_count
+
+    def __str__(self) -> str:
+        """Say at what, how many, what was kept, and what to run."""
+        return (
+            f"{self.deaths_count} workers in a row died or froze while they fetched {self.what}, without a new byte of "
+            f"it. Nothing was published, and what came of the rest is kept. Look for the cause in the workers' logs "
+            f"and in their hosts' memory; then go on with: orchestrator resume {self.job_id}"
+        )
+
+
 class UsageError(PermanentError):
     """What was asked for makes no sense; the one argument is the sentence."""
 

@@ -2,7 +2,7 @@
 
     <volume>/.orchestrator/            mode 0700
         reserved/<hash>                which unfinished job writes to a destination, and which one had it before
-        submitted/<job_id>.json        what was asked for of a job that waits for its plan
+        unplanned/<job_id>.json        what was asked for of a job that waits for its plan
         <job_id>/left                  nobody is at it, and why: it is paused, has failed, or its Redis ended
         <job_id>/manifest.json         the plan
         <job_id>/plan-<name>/          the parts of one plan, their checkpoints and receipts, what was hashed of them

@@ -122,11 +122,15 @@ class JobFolder:
         with volume_errors(folder):
             return sum(kept_bytes(folder, manifest, chunk) for chunk in manifest.chunks())
 
-    def holds(self, published: Path) -> bool:
-        """Whether a published file is one of this job's: it keeps its name in the job's folder for a while."""
+    def holds(self, published: Path, manifest: Manifest | None = None) -> bool:
+        """Whether a published file is one of this job's: it keeps its name in the job's folder for a while.
+
+        With a manifest: one of that plan's; two plans may be of two versions.
+        """
+        plan = "plan-*" if manifest is None else self._plan_folder(manifest).name
         with volume_errors(self.path):
             return published.exists() and any(
-                _is_same(path, published) for path in self.path.glob("plan-*/*")
+                _is_same(path, published) for path in self.path.glob(f"{plan}/*")
             )
 
     def join(

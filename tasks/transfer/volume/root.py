@@ -31,7 +31,7 @@ from tasks.transfer.volume.files import (
 )
 from tasks.transfer.volume.job_folder import JobFolder
 from tasks.transfer.volume.joining import can_clone
-from tasks.transfer.volume.submissions import Submissions
+from tasks.transfer.volume.unplanned import UnplannedJobs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,9 +51,9 @@ class Volume:
         self._is_mount_point = root.is_mount()
 
     @property
-    def submissions(self) -> Submissions:
+    def unplanned_jobs(self) -> UnplannedJobs:
         """What was asked for of jobs that have no plan yet."""
-        return Submissions(self.root / FOLDER_NAME / "submitted")
+        return UnplannedJobs(self.root / FOLDER_NAME / "unplanned")
 
     def check(self) -> None:
         """Make sure that the volume is there and may be written.
@@ -115,6 +115,12 @@ class Volume:
                     raise DestinationBlocked(str(parent))
             if not overwrite and os.path.lexists(path):
                 raise DestinationExists(str(path))
+
+    def size_bytes_of(self, destination: str) -> int | None:
+        """The size of the file that has the destination's name; None if there is none, or it is no file."""
+        path = self.path_of(destination)
+        with volume_errors(path):
+            return path.stat().st_size if path.is_file() else None
 
     def reserve(self, destination: str, job_id: str, *, is_active: Callable[[str], bool]) -> str | None:
         """Let one unfinished job alone write to a destination.

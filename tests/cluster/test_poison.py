@@ -1,0 +1,106 @@
+"""A part that ends each worker that fetches it: its job fails after a few, unless bytes came in between."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from orchestrator import JobEndedBadly
+from support.cluster import Cluster
+from support.files import MIB, sha256_of
+from support.moving_origin import moving_origin, version
+from support.tools import wait_until
+from tasks.app import PLAN_TASK
+from tasks.jobs import JobState
+
+CHUNK_BYTES = 4 * MIB
+#: Chunk 1 of three.
+BEGIN, END = CHUNK_BYTES, 2 * CHUNK_BYTES
+
+
+class Poisoned:
+    """A cluster, and an origin at which a test decides when the worker that fetches the second chunk is killed."""
+
+    def __init__(self, one: Cluster, orchestrator, *, deaths: int) -> None:
+        self.one, self.orchestrator = one, orchestrator
+        self.killed_count = 0
+        one.start_worker("--queues", "control,merge")
+        self.worker = one.start_worker(
+            "--queues", "chunks", "--concurrency", "2", "--processes", "1",
+            ORCHESTRATOR_WORKER_DEATHS=str(deaths),
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """Kill the process that fetches chunks; its supervisor starts another."""
+        self.killed_count += 1
+        for child in psutil.Process(self.worker.pid).children(recursive=True):
+            child.kill()
+
+    def send_again(self, job) -> None:
+        """Have sent again what is missing, when the lease of who fetched the second chunk has run out."""
+        client = self.one.redis.client()
+        _, _, who = client.hget(f"manyhands:job:{job.job_id}:speeds", "1").partition(" ")
+        leases = f"manyhands:job:{job.job_id}:leases"
+        wait_until(lambda: (client.zscore(leases, who) or 0) < client.time()[0], what="the end of its lease")
+        self.orchestrator._celery().send_task(
+            PLAN_TASK, args=(job.job_id,), kwargs={"resends": True}, ignore_result=True
+        )
+
+
+@pytest.fixture
+def served():
+    with moving_origin(version(3 * CHUNK_BYTES, 4, etag='"v1"')) as one:
+        yield one
+
+
+def test_a_part_that_ends_every_worker_fails_its_job_and_the_rest_is_kept(empty_cluster: Cluster, served):
+    with empty_cluster.orchestrator() as orchestrator:
+        poisoned = Poisoned(empty_cluster, orchestrator, deaths=3)
+
+        def kill_who_asks(seen):
+            if BEGIN <= seen.first < END:
+                poisoned.kill()
+
+        served.on_request = kill_who_asks
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        for count in (1, 2, 3):
+            wait_until(lambda count=count: poisoned.killed_count >= count, seconds=60, what="a death")
+            poisoned.send_again(job)
+        with pytest.raises(JobEndedBadly) as ended:
+            job.wait(60)
+        error = ended.value.record.error
+        assert error.code == "WorkersDied"
+        assert f"bytes {BEGIN} to {END - 1} of {served.url}" in error.message
+        assert error.message.startswith("3 workers in a row")
+        assert f"orchestrator resume {job.job_id}" in error.message
+        assert poisoned.killed_count == 3
+
+        served.on_request = lambda seen: None
+        before_bytes = served.served_bytes
+        assert job.resume()
+        assert job.wait(60).chunks_done == 3
+    assert sha256_of(empty_cluster.volume / "file") == served.version.sha256
+    # What had come of the others was kept.
+    assert served.served_bytes - before_bytes < 3 * CHUNK_BYTES
+
+
+def test_a_part_that_gets_further_each_time_is_not_given_up(empty_cluster: Cluster, served):
+    served.bytes_per_second = MIB // 2
+    with empty_cluster.orchestrator() as orchestrator:
+        poisoned = Poisoned(empty_cluster, orchestrator, deaths=2)
+        job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES)
+        client = empty_cluster.redis.client()
+
+        def done_bytes():
+            return int(client.hget(f"manyhands:job:{job.job_id}:bytes", "1") or 0)
+
+        for _ in range(3):
+            least_bytes = done_bytes() + MIB // 2
+            wait_until(
+                lambda least_bytes=least_bytes: done_bytes() > least_bytes, seconds=90, what="some bytes"
+            )
+            poisoned.kill()
+            assert done_bytes() < CHUNK_BYTES
+            poisoned.send_again(job)
+        assert job.wait(120).state is JobState.COMPLETE
+    assert sha256_of(empty_cluster.volume / "file") == served.version.sha256
