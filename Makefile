@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test chaos bench clean
+.PHONY: check lint types imports test growth chaos bench clean
 
 check: lint types imports test
 
@@ -23,6 +23,7 @@ test: $(INSTALLED)
 chaos: $(INSTALLED)
 	CHAOS_JOBS=$${CHAOS_JOBS:-100} CHAOS_ACTS=$${CHAOS_ACTS:-120} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-3} \
 	  $(BIN)/python -m pytest tests/system/test_chaos.py
+
 # What a list of 10,000 files takes of Redis and of the workers' memory.
 growth: $(INSTALLED)
 	GROWTH_FILES=10000 $(BIN)/python -m pytest -s tests/system/test_queue_growth.py
