@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test growth bench clean
+.PHONY: check lint types imports test growth chaos bench clean
 
 check: lint types imports test
 
@@ -18,6 +18,11 @@ imports: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# More of what the tests do for two minutes; needs root. CHAOS_SEED=N repeats the jobs and acts of a seed.
+chaos: $(INSTALLED)
+	CHAOS_JOBS=$${CHAOS_JOBS:-100} CHAOS_ACTS=$${CHAOS_ACTS:-120} CHAOS_ROUNDS=$${CHAOS_ROUNDS:-3} \
+	  $(BIN)/python -m pytest tests/system/test_chaos.py
 
 # What a list of 10,000 files takes of Redis and of the workers' memory.
 growth: $(INSTALLED)

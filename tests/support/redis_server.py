@@ -23,12 +23,13 @@ class RedisServer:
     folder: Path  #: its log, and its append-only file
     password: str | None = None
     appends: bool = False  #: writes an append-only file, synced each second, and begins with what that has
+    address: str = "127.0.0.1"  #: where others find it; it listens on loopback besides
     process: subprocess.Popen[bytes] = field(init=False)
 
     @property
     def url(self) -> str:
         user = f":{self.password}@" if self.password else ""
-        return f"redis://{user}127.0.0.1:{self.port}/0"
+        return f"redis://{user}{self.address}:{self.port}/0"
 
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=self.password, decode_responses=True)
@@ -37,7 +38,8 @@ class RedisServer:
         """Start it, on the same port each time, and wait until it has read its file and answers."""
         args = [
             need("redis-server", "valkey-server"),
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)),
+            *("--port", str(self.port), "--save", "", "--dir", str(self.folder)),
+            *("--bind", *sorted({"127.0.0.1", self.address})),
         ]
         if self.appends:
             args += ["--appendonly", "yes", "--appendfsync", "everysec"]
@@ -75,10 +77,10 @@ class RedisServer:
 
 @contextmanager
 def redis_server(
-    folder: Path, *, password: str | None = None, appends: bool = False
+    folder: Path, *, password: str | None = None, appends: bool = False, address: str = "127.0.0.1"
 ) -> Iterator[RedisServer]:
-    """A Redis on a port of loopback, for as long as the context."""
-    server = RedisServer(free_port(), folder, password, appends)
+    """A Redis on a port of loopback, and of another address, for as long as the context."""
+    server = RedisServer(free_port(), folder, password, appends, address)
     try:
         server.start()
         yield server
