@@ -8,7 +8,9 @@ was emptied, is found here.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from celery.signals import worker_ready, worker_shutting_down
@@ -57,6 +59,7 @@ class Sweep:
     def __init__(self, here: Host) -> None:
         self._host = here
         self._is_over = threading.Event()
+        self._was_away_seconds = -math.inf  # when Redis was, by the clock
 
     def run(self) -> None:
         """Sweep at intervals, until `end`."""
@@ -64,8 +67,11 @@ class Sweep:
             try:
                 self._host.records.is_alive(self._host.process_name)
                 self.sweep()
-            except (RedisError, TransferError) as error:
-                # Whatever is away comes back, or somebody else sweeps.
+            except RedisError as error:
+                logger.warning("sweep put off error=%s", error)
+                self._was_away_seconds = time.monotonic()
+            except TransferError as error:
+                # The volume, which comes back, or somebody else sweeps.
                 logger.warning("sweep put off error=%s", error)
             except Exception:
                 # Without the thread this process would never sweep again.
@@ -85,7 +91,10 @@ class Sweep:
         _, was_emptied = records.names(self._host.cluster)
         if records.may_sweep("volume", _VOLUME_SWEEPS * settings.sweep_seconds) or was_emptied:
             look_at_volume(self._host)
-        if records.may_sweep("jobs", settings.sweep_seconds):
+        # All leases have run out while Redis was away. Those at work renew them when it is back: sent again before,
+        # their jobs would be fetched twice.
+        is_back_seconds = time.monotonic() - self._was_away_seconds
+        if is_back_seconds > settings.stall_seconds and records.may_sweep("jobs", settings.sweep_seconds):
             self._look_at_jobs()
         if records.may_sweep("prune", _PRUNE_SECONDS):
             prune_by_age(self._host)

@@ -207,7 +207,10 @@ def test_the_same_command_again_brings_nothing_that_is_complete(empty_cluster, s
     assert total["complete_count"] == COUNT + 10
     assert total["complete_before_count"] >= COUNT - 20
     assert len({record["job_id"] for record in records}) == COUNT + 10
-    assert sorted(served.paths) == sorted(served.contents), "each was asked for once"
+    # A large one that waits at the gate is asked for again: by a chunk's task, when the plan has waited long enough.
+    assert sorted(each for each in served.paths if each not in large) == sorted(small), (
+        "each was asked for once"
+    )
     assert are_right(empty_cluster, served)
     again = empty_cluster.run("submit", "-i", str(path), "-j", "3", timeout=120)
     assert again.returncode == 0, again.stderr
