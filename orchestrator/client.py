@@ -8,13 +8,15 @@ import time
 from typing import TYPE_CHECKING, Any, Unpack
 
 from orchestrator import checksums as checksum_lists
+from orchestrator.asking import ask
 from orchestrator.batch import LOOK_COSTS, MOST_JOBS_A_MESSAGE, WINDOW, Batch
 from orchestrator.cluster import Cluster
 from orchestrator.job import AWAY_SECONDS, LOOK_SECONDS, Job
 from orchestrator.lost import LostRecords, Submitted
 from orchestrator.pruning import prune_by_worker
 from orchestrator.submission import Options, Submission, Wanted
-from tasks.app import PLAN_TASK
+from tasks.app import PLAN_TASK, RECOVER_TASK
+from tasks.jobs import Recovered
 from tasks.messages import urgency
 from tasks.records import NoSuchJob, RedisAway
 from tasks.transfer.errors import VolumeError
@@ -208,6 +210,29 @@ class Orchestrator(Cluster):
     def resume(self, job_id: str) -> bool:
         """See `Job.resume`."""
         return Job(self, job_id).resume()
+
+    def recover(
+        self, timeout_seconds: float | None = None, *, on_look: Callable[[], object] = lambda: None
+    ) -> Recovered:
+        """Go on with the unfinished jobs on the volume that Redis does not know, whoever's they were.
+
+        Args:
+            timeout_seconds: how long to wait for the worker that does it; None: as long as it takes.
+            on_look: called about once a second.
+
+        Raises:
+            NotAnswered: it could not be done, or not in time.
+            RedisError: Redis cannot be reached.
+        """
+        return ask(
+            self,
+            RECOVER_TASK,
+            "recover",
+            kind=Recovered,
+            late="No worker had looked at the volume",
+            timeout_seconds=timeout_seconds,
+            on_look=on_look,
+        )
 
     def prune(
         self,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.asking import NotAnswered, wait_for_answer
+from orchestrator.asking import ask
 from orchestrator.lost import LostRecords
 from tasks.app import PLAN_TASK, REMOVE_TASK, VERIFY_TASK
-from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState, VerifyAnswer
+from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState
 from tasks.messages import urgency
 from tasks.records import RedisAway, RedisError
-from tasks.transfer.errors import JobTimedOut
+from tasks.transfer.verify_file import Verification
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from orchestrator.cluster import Cluster
     from orchestrator.lost import Submitted
     from tasks.records.states import Changes
-    from tasks.transfer.verify_file import Verification
 
 logger = logging.getLogger(__name__)
 
@@ -74,10 +72,6 @@ class StillRunning(Exception):
             f"Job {self.job_id}{last} had not ended after {self.seconds:g} seconds that could be seen: Redis is away, "
             f"and the workers go on with what they have. {come_back}"
         )
-
-
-class NotVerified(NotAnswered):
-    """A file could not be compared with what is known of it."""
 
 
 class Job:
@@ -179,23 +173,18 @@ class Job:
             on_look: called about once a second.
 
         Raises:
-            NotVerified: it could not be compared; one that differs is no error.
+            NotAnswered: it could not be compared; one that differs is no error.
             RedisError: Redis cannot be reached.
         """
-        token = secrets.token_hex(16)
-        self._cluster.send(VERIFY_TASK, self.job_id, self.job_id, token)
-        text = wait_for_answer(self._cluster, token, timeout_seconds, on_look=on_look)
-        if text is None:
-            raise NotVerified(
-                JobTimedOut.__name__,
-                f"Job {self.job_id} was not verified within {timeout_seconds:g} seconds. Is there a worker?",
-            )
-        answer = VerifyAnswer.model_validate_json(text)
-        if answer.error is not None:
-            raise NotVerified(answer.error.code, answer.error.message)
-        if answer.verification is None:
-            raise AssertionError("an answer is a verification or an error")
-        return answer.verification
+        return ask(
+            self._cluster,
+            VERIFY_TASK,
+            self.job_id,
+            kind=Verification,
+            late=f"Job {self.job_id} was not verified",
+            timeout_seconds=timeout_seconds,
+            on_look=on_look,
+        )
 
     def cancel(self, *, keeps_parts: bool = False) -> bool:
         """End the job; False if it had ended already.

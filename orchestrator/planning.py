@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from orchestrator import adoption, checksums, dispatch, planner
+from orchestrator.destination import AlreadyPublished, Destination
 from orchestrator.probe_body import Reader
 from tasks import outcomes
 from tasks.app import FEW_MESSAGES_COUNT
@@ -19,19 +20,17 @@ from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
 from tasks.records import RedisError
-from tasks.restoring import receipts_of_whole_chunks, shown_of
+from tasks.restoring import shown_of, sort_chunks
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import agree
 from tasks.transfer.errors import (
     BadOption,
-    DestinationExists,
     TooLarge,
     TransientError,
     WorkersDied,
     origin_of,
 )
 from tasks.transfer.manifest import LayoutName, Manifest, Span
-from tasks.transfer.verify_file import verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from tasks.records import Asked, Progress
     from tasks.transfer.attempt import Attempt
     from tasks.transfer.http_source import Probe, Source
+    from tasks.transfer.manifest import Chunk
 
 logger = logging.getLogger(__name__)
 
@@ -47,10 +47,6 @@ _NEVER_FENCED = 2**31
 
 class Crowded(Exception):
     """So many messages wait that a large plan has to; it is stored, and what it misses is to be sent later."""
-
-
-class _AlreadyPublished(AttemptStopped):
-    """The job's own file has the destination's name."""
 
 
 class Planning:
@@ -62,9 +58,8 @@ class Planning:
         self._job_id = job_id
         self._spec = asked.spec
         self._asked = asked
-        self._touched_before = touched_before
         self._folder = here.volume.job(job_id)
-        self._destination: str | None = None
+        self._destination = Destination(here, job_id, touched_before)
         self._attempt_name = new_attempt_name()  # one for all that it does: the lease is under this name
 
     def run(self, void_generation: int | None, *, as_stream: bool) -> None:
@@ -168,7 +163,7 @@ class Planning:
         """Remove what a job that has ended left before it had a manifest; of one that goes on, nothing."""
         state = self._host.records.state(self._job_id)
         if (state is None or not state.is_active) and self._folder.read_manifest() is None:
-            outcomes.remove(self._host, self._job_id, self._destination)
+            outcomes.remove(self._host, self._job_id, self._destination.reserved)
 
     def _decide(
         self, source: Source, probe: Probe, void: Manifest | None, progress: Callable[[], Progress]
@@ -184,12 +179,10 @@ class Planning:
         destination = planner.choose_name(spec.output, probe.offered_name, source.name)
         if void is not None:
             destination = void.destination
-        with contextlib.suppress(
-            _AlreadyPublished
-        ):  # by a plan that died before it could say so, or is about to
-            self._make_sure_it_is_missing(destination, size_bytes)
-        before = self._host.volume.reserve(destination, self._job_id, is_active=self._is_active)
-        self._destination = destination
+        # By a plan that died before it could say so, or is about to.
+        with contextlib.suppress(AlreadyPublished):
+            self._destination.make_sure_it_is_missing(destination, spec, size_bytes)
+        before = self._destination.reserve(destination)
         wanted = self._wanted(source, probe, void, destination)
         adopted = None if void else adoption.adopt(self._host, wanted, probe, before)
         if adopted is not None:
@@ -248,7 +241,7 @@ class Planning:
         volume, records, count = self._host.volume, self._host.records, manifest.chunks_count
         kept_bytes = self._folder.kept_bytes(manifest)
         self._show(manifest, {"resumed_bytes": kept_bytes}, forgets_progress=True)
-        records.adopt(self._job_id, receipts_of_whole_chunks(self._folder, manifest))
+        records.adopt(self._job_id, sort_chunks(self._folder, manifest)[0])
         logger.info("job adopted job=%s bytes=%d", self._job_id, kept_bytes)
         clones = manifest.layout is LayoutName.PARTS and volume.clones(self._job_id)
         needed_bytes = planner.needed_bytes(
@@ -273,28 +266,33 @@ class Planning:
             self._send_again(manifest)
 
     def _send_again(self, manifest: Manifest) -> None:
-        self._destination = manifest.destination
-        with contextlib.suppress(_AlreadyPublished):  # then the merge has only to say so
-            self._check_destination(manifest.destination)
-        self._host.volume.reserve(manifest.destination, self._job_id, is_active=self._is_active)
+        with contextlib.suppress(AlreadyPublished):  # then the merge has only to say so
+            self._destination.check(manifest.destination, self._spec)
+        self._destination.reserve(manifest.destination)
         update = {"generation": manifest.generation + 1, "cluster": self._host.cluster}
         manifest = manifest.model_copy(update=update)
         # Before the manifest, which fences off what runs: if the job is another's by now, nothing is touched.
         self._show(manifest)
         self._folder.write_manifest(manifest)
         self._folder.unmark_left()
-        self._host.records.rejoin(self._job_id, receipts_of_whole_chunks(self._folder, manifest))
-        self._send(manifest)
+        receipts, missing = sort_chunks(self._folder, manifest)
+        self._host.records.rejoin(self._job_id, receipts)
+        # As they were then: one whose receipt has come since is not known to be done, and its message tells so.
+        self._send(manifest, missing)
 
-    def _send(self, manifest: Manifest) -> bool:
-        """Send what is missing; False if the job was paused or has ended; `Crowded` if it is too much for now."""
+    def _send(self, manifest: Manifest, missing: list[Chunk] | None = None) -> bool:
+        """Send these chunks, or what is missing; False if the job was paused or has ended.
+
+        Raises:
+            Crowded: it is too much for now.
+        """
         self._check_room(manifest)
         # The state first: a chunk task that runs at once must find a job that is fetching.
         is_on = self._host.records.transition(self._job_id, JobState.FETCHING, allowed=FETCHING_STATES)
         if is_on:
             follow(self._host, manifest)
-            missing = self._folder.missing(manifest)
-            dispatch.send(self._host.records, manifest, missing)
+            chunks = self._folder.missing(manifest) if missing is None else missing
+            dispatch.send(self._host.records, manifest, chunks)
         return is_on
 
     def _check_room(self, manifest: Manifest) -> None:
@@ -336,42 +334,3 @@ class Planning:
             priority=self._spec.priority,
             name=self._attempt_name,
         )
-
-    def _make_sure_it_is_missing(self, destination: str, size_bytes: int | None) -> None:
-        """Make sure that the destination is free; if it has the file already, and that is welcome, the job is complete.
-
-        Raises:
-            DestinationExists: it is not.
-            AttemptStopped: the job is complete.
-        """
-        try:
-            self._check_destination(destination)
-        except DestinationExists:
-            volume, digests = self._host.volume, self._spec.digests
-            if not self._spec.skip_existing or size_bytes is None:
-                raise
-            if volume.size_bytes_of(destination) != size_bytes:
-                raise
-            if digests and not verify_file(volume.path_of(destination), digests).is_same:
-                raise
-            outcomes.found_there(
-                self._host, self._job_id, destination, size_bytes=size_bytes, digests=digests
-            )
-            raise AttemptStopped(StopReason.JOB_ENDED) from None
-
-    def _check_destination(self, destination: str) -> None:
-        """Make sure that the destination is free.
-
-        Raises:
-            DestinationExists: it is not.
-            _AlreadyPublished: what is there is this job's own file, published by another delivery of a message.
-        """
-        try:
-            self._host.volume.check_destination(destination, overwrite=self._spec.overwrite)
-        except DestinationExists:
-            if self._folder.holds(self._host.volume.path_of(destination)):
-                raise _AlreadyPublished(StopReason.JOB_ENDED) from None
-            raise
-
-    def _is_active(self, job_id: str) -> bool:
-        return adoption.is_active(self._host, job_id, touched_before=self._touched_before)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
-from orchestrator.asking import NotAnswered, wait_for_answer
+from orchestrator.asking import ask
 from tasks.app import PRUNE_TASK
-from tasks.prune import PruneAnswer, Pruned, prune
-from tasks.transfer.errors import JobTimedOut
+from tasks.prune import Pruned, prune
 from tasks.transfer.volume import Volume
 
 if TYPE_CHECKING:
@@ -39,20 +37,17 @@ def prune_by_worker(
         NotAnswered: it could not be done, or not in time.
         RedisError: Redis cannot be reached.
     """
-    token = secrets.token_hex(16)
-    cluster.send(PRUNE_TASK, "prune", "prune", token, older_than_seconds, is_dry_run)
-    text = wait_for_answer(cluster, token, timeout_seconds, on_look=on_look)
-    if text is None:
-        raise NotAnswered(
-            JobTimedOut.__name__,
-            f"No worker had pruned the volume within {timeout_seconds:g} seconds. Is there one?",
-        )
-    answer = PruneAnswer.model_validate_json(text)
-    if answer.error is not None:
-        raise NotAnswered(answer.error.code, answer.error.message)
-    if answer.pruned is None:
-        raise AssertionError("an answer says what was removed, or is an error")
-    return answer.pruned
+    return ask(
+        cluster,
+        PRUNE_TASK,
+        "prune",
+        older_than_seconds,
+        is_dry_run,
+        kind=Pruned,
+        late="No worker had pruned the volume",
+        timeout_seconds=timeout_seconds,
+        on_look=on_look,
+    )
 
 
 def prune_here(volume: Path, *, older_than_seconds: float, is_dry_run: bool) -> Pruned:

@@ -43,6 +43,7 @@ MERGE_TASK = "tasks.merge_parts"
 REMOVE_TASK = "tasks.remove_job"
 VERIFY_TASK = "tasks.verify_file"
 PRUNE_TASK = "tasks.prune_volume"
+RECOVER_TASK = "tasks.recover_jobs"
 
 
 def make_app(settings: Settings) -> Celery:
@@ -60,6 +61,7 @@ def make_app(settings: Settings) -> Celery:
         "tasks.merge",
         "tasks.verify",
         "tasks.prune_task",
+        "tasks.recover",
         "tasks.sweep",
         "orchestrator.plan",
     ]
@@ -118,6 +120,7 @@ def _delivery(settings: Settings) -> dict[str, object]:
             VERIFY_TASK: {"queue": MERGE_QUEUE, **normal},
             # Not `control`: it may remove files for minutes, and a plan never waits for such.
             PRUNE_TASK: {"queue": MERGE_QUEUE, **normal},
+            RECOVER_TASK: {"queue": CONTROL_QUEUE, **normal},
             # It fetches files: for as many at a time as chunks are, and not in the slots that others' plans need.
             PLAN_MANY_TASK: {"queue": CHUNKS_QUEUE, **normal},
             FETCH_TASK: {"queue": CHUNKS_QUEUE, **normal},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
+from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SerializeAsAny
 
-from tasks.transfer.verify_file import Verification  # noqa: TC001  (pydantic needs it)
+_Value = TypeVar("_Value", bound=BaseModel)
 
 
 class JobState(enum.StrEnum):
@@ -48,13 +49,21 @@ class JobError(BaseModel):
     message: str
 
 
-class VerifyAnswer(BaseModel):
-    """What a worker says of a finished file: how it compares, or why it cannot be said."""
+class Answer(BaseModel, Generic[_Value]):
+    """What a worker answers to a question: what was asked for, or why that cannot be said."""
 
     model_config = ConfigDict(frozen=True)
 
-    verification: Verification | None = None
+    value: SerializeAsAny[_Value] | None = None
     error: JobError | None = None
+
+
+class Recovered(BaseModel):
+    """Jobs that Redis had lost and that go on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    jobs: list[str]
 
 
 class WorkerShare(BaseModel):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from tasks.jobs import JobError, JobState
+from tasks.jobs import JobState
 from tasks.records import Ending
 from tasks.transfer.volume import Leftovers
 
@@ -39,15 +39,6 @@ class Pruned(BaseModel):
     leftovers_count: int = 0  #: files and folders that belonged to no job: of writers that died
     stuck: list[str] = []  #: jobs whose parts could not be removed
     is_dry_run: bool = False
-
-
-class PruneAnswer(BaseModel):
-    """What a worker says of it: what was removed, or why that cannot be said."""
-
-    model_config = ConfigDict(frozen=True)
-
-    pruned: Pruned | None = None
-    error: JobError | None = None
 
 
 def prune_by_age(host: Host) -> Pruned:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tasks import outcomes
+from tasks.answering import answer
 from tasks.app import PRUNE_TASK, app
 from tasks.host import host
-from tasks.prune import PruneAnswer, prune
+from tasks.prune import prune
 
 
 @app.task(name=PRUNE_TASK, ignore_result=True)
@@ -19,11 +19,11 @@ def prune_volume(subject: str, token: str, older_than_seconds: float, is_dry_run
         is_dry_run: see `prune`.
     """
     here = host()
-    try:
-        pruned = prune(
+    answer(
+        here,
+        subject,
+        token,
+        lambda: prune(
             here.volume, here.records, older_than_seconds=older_than_seconds, is_dry_run=is_dry_run
-        )
-        answer = PruneAnswer(pruned=pruned)
-    except Exception as error:  # noqa: BLE001  (whoever asked has to be told, whatever happened)
-        answer = PruneAnswer(error=outcomes.shown(subject, error))
-    here.records.answer(token, answer.model_dump_json())
+        ),
+    )

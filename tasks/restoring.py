@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from tasks.jobs import JobState
 from tasks.records import NewJob
 from tasks.transfer.manifest import UnplannedJob
+from tasks.transfer.volume import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from tasks.host import Host
-    from tasks.transfer.manifest import Manifest, Receipt
+    from tasks.transfer.manifest import Chunk, Manifest, Receipt
     from tasks.transfer.volume import JobFolder
 
 logger = logging.getLogger(__name__)
@@ -72,15 +73,18 @@ def restore(host: Host, job_id: str, *, clusters: Collection[str] | None) -> boo
     if clusters is not None and manifest.cluster not in clusters:
         return False
     left = folder.left_as
-    if left is not None and left != JobState.PAUSED:
+    # One whose Redis ended goes on where somebody asks for it: another submit may go on with it as well.
+    goes_on = left is None or (left == ENDED and clusters is None)
+    if not goes_on and left != JobState.PAUSED:
         return False
-    state = JobState.PLANNING if left is None else JobState.PAUSED
+    state = JobState.PLANNING if goes_on else JobState.PAUSED
     new = NewJob(job_id, manifest.source_name, manifest.spec, manifest.sealed_request)
     if not host.records.restore(new, state, created_at=manifest.created_at, fields=shown_of(host, manifest)):
         return False
-    host.records.adopt(job_id, receipts_of_whole_chunks(folder, manifest))
+    receipts, _ = sort_chunks(folder, manifest)
+    host.records.adopt(job_id, receipts)
     logger.warning("a job that Redis does not know is recorded anew job=%s state=%s", job_id, state)
-    return left is None
+    return goes_on
 
 
 def shown_of(host: Host, manifest: Manifest) -> dict[str, str | int]:
@@ -95,11 +99,14 @@ def shown_of(host: Host, manifest: Manifest) -> dict[str, str | int]:
     return fields
 
 
-def receipts_of_whole_chunks(folder: JobFolder, manifest: Manifest) -> list[Receipt]:
-    """The receipts of the chunks that need not be fetched."""
+def sort_chunks(folder: JobFolder, manifest: Manifest) -> tuple[list[Receipt], list[Chunk]]:
+    """The receipts of the chunks that are there as a whole; and the chunks that are not, in order."""
     receipts: list[Receipt] = []
+    missing: list[Chunk] = []
     for chunk in manifest.chunks():
         proven = folder.proven(manifest, chunk)
         if proven.is_whole:
             receipts += proven.receipts
-    return receipts
+        else:
+            missing.append(chunk)
+    return receipts, missing

@@ -87,7 +87,7 @@ class Settings(BaseSettings):
     fruitless_attempts: int = Field(8, ge=1, description="attempts in a row without a new byte")
     probe_attempts: int = Field(3, ge=1, description="attempts at the first request of a job")
     worker_deaths: int = Field(
-        5, ge=1, description="workers that die in a row at one part, without a new byte, before its job fails"
+        5, ge=2, description="workers that die in a row at one part, without a new byte, before its job fails"
     )
     backoff_cap_seconds: float = Field(30.0, gt=0, le=60, description="the longest backoff")
     max_wait_seconds: float = Field(120.0, ge=0, le=120, description="the longest Retry-After that is obeyed")

@@ -132,6 +132,19 @@ def send_missing(here: Host, job_id: str) -> None:
         app.send_task(PLAN_TASK, args=(job_id,), kwargs={"resends": True}, **shown)
 
 
+def recover(here: Host) -> list[str]:
+    """Bring back all unfinished jobs of the volume that Redis does not know, whoever's they are; which go on now."""
+    here.volume.check()
+    job_ids = here.volume.job_ids()
+    states = here.records.states(job_ids)
+    found = [job_id for job_id, state in zip(job_ids, states, strict=True) if state is None]
+    recovered = [job_id for job_id in found if restore(here, job_id, clusters=None)]
+    recovered += restore_unplanned(here, clusters=None)
+    for job_id in recovered:
+        send_missing(here, job_id)
+    return recovered
+
+
 def look_at_volume(here: Host) -> None:
     """Bring back the jobs that Redis has lost, and make good what was not done to those that it knows."""
     here.volume.check()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from celery.exceptions import Reject
-
-from tasks import outcomes
+from tasks.answering import answer
 from tasks.app import VERIFY_TASK, app
 from tasks.host import host, new_attempt_name
-from tasks.jobs import JobState, VerifyAnswer
-from tasks.transfer.attempt import AttemptStopped
+from tasks.jobs import JobState
 from tasks.transfer.digests import CRC32C
 from tasks.transfer.errors import BadOption
 from tasks.transfer.verify_file import Verification, verify_file
@@ -28,14 +25,7 @@ def verify(job_id: str, token: str) -> None:
         token: names the question; whoever asked waits for the answer under this name.
     """
     here = host()
-    try:
-        answer = VerifyAnswer(verification=_verify(here, job_id))
-    except AttemptStopped as stopped:
-        # This worker goes away: another reads the file.
-        raise Reject(stopped.reason, requeue=True) from None
-    except Exception as error:  # noqa: BLE001  (whoever asked has to be told, whatever happened)
-        answer = VerifyAnswer(error=outcomes.shown(job_id, error))
-    here.records.answer(token, answer.model_dump_json())
+    answer(here, job_id, token, lambda: _verify(here, job_id))
 
 
 def _verify(here: Host, job_id: str) -> Verification:

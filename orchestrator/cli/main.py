@@ -26,6 +26,7 @@ _COMMANDS = {
     "resume": ("jobs", "Go on with paused, failed or cancelled jobs."),
     "verify": ("verify", "Read a finished file again and compare it."),
     "prune": ("prune", "Remove what is left of jobs that ended long ago."),
+    "recover": ("recover", "Go on with jobs that Redis has lost."),
     "worker": ("services", "Run a worker."),
     "up": ("services", "Run Redis, a worker and Flower on this machine."),
     "flower": ("services", "Run Flower, the web page that shows workers and tasks."),

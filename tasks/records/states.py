@@ -39,9 +39,9 @@ for first = 1, #KEYS - 2, 9 do
     if is_active == '0' then redis.call('HDEL', stalls, id) end
     redis.call('PUBLISH', changes, to)
     -- Somebody has looked into what ended the workers, or will in a moment: resumed, it gets as many more.
-    if forgets == '1' or to == 'queued' then redis.call('DEL', deaths, speeds) end
+    if forgets == '1' or to == 'queued' then redis.call('DEL', deaths) end
     if forgets == '1' then
-      redis.call('DEL', bytes, done, shares, stops, help)
+      redis.call('DEL', bytes, done, shares, stops, speeds, help)
       if stays ~= '' then
         redis.call('HSET', bytes, stays_at, 0)
         redis.call('HSET', speeds, stays_at, '-1 ' .. stays)

@@ -226,7 +226,7 @@ def test_an_interrupt_leaves_what_was_submitted_and_says_how_to_come_back(
 ):
     run = begin(empty_cluster, "submit", "-i", str(list_of(empty_cluster, served)), "-j", "5")
     # Each has a message by then: of a client that ends in between, the sweep would have to find the jobs.
-    wait_until(lambda: redis.client().llen("manyhands:chunks") == 4, seconds=60, what="the first messages")
+    wait_until(lambda: empty_cluster.waiting_count("chunks") == 4, seconds=60, what="the first messages")
     run.interrupt()
     assert run.ended() == 130
     assert "4 jobs that were submitted go on" in run.stderr

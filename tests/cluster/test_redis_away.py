@@ -165,7 +165,7 @@ def test_what_waits_for_its_time_in_a_worker_is_not_forgotten_with_the_connectio
 
         wait_until(takes_answer, seconds=90, what="the answer")
     wait_until(lambda: one.redis.client().hlen("manyhands:unacked") == 0, what="its acknowledgement")
-    assert one.redis.client().llen("merge") == 0
+    assert one.waiting_count("merge") == 0
 
 
 def test_a_worker_ends_when_it_is_told_to_though_redis_is_dead(one: Cluster, served):

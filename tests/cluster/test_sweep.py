@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import time
 
@@ -166,6 +167,14 @@ def test_a_job_of_another_cluster_on_the_same_volume_is_not_touched(empty_cluste
     wait_until(lambda: not client.exists("manyhands:sweep:volume"), what="the end of the second look")
     assert not client.exists(f"manyhands:job:{job.job_id}")
     assert not (empty_cluster.volume / "big.bin").exists()
+    # Unless somebody says that it is this one's.
+    shown = empty_cluster.run("recover", "--json")
+    assert (shown.returncode, json.loads(shown.stdout)) == (0, {"jobs": [job.job_id]}), shown.stderr
+    with empty_cluster.orchestrator() as orchestrator:
+        orchestrator.job(job.job_id).wait(60)
+    assert is_right(empty_cluster)
+    assert empty_cluster.run("recover").stdout == "no job on the volume that Redis does not know\n"
+    wait_until_clean(empty_cluster.volume)
 
 
 def test_a_job_that_had_no_plan_yet_comes_back_too(empty_cluster: Cluster, served):

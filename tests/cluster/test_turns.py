@@ -194,4 +194,4 @@ def test_deaths_are_counted_when_a_span_is_taken_over_or_sent_again_and_not_afte
     records.transition(A, JobState.PAUSED)
     records.transition(A, JobState.QUEUED, allowed={JobState.PAUSED})
     records.rejoin(A, [1, 2])
-    assert ask(records, A, 1, limit=9, who="h/10").deaths_count == 0
+    assert ask(records, A, 1, limit=9, who="h/10").deaths_count == 1  # of who had it last

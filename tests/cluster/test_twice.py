@@ -65,11 +65,10 @@ class Sender:
     def wait_until_idle(self):
         """Until no message waits and none is being worked on."""
         client = self._cluster.redis.client()
-        keys = [f"manyhands:{queue}" for queue in QUEUES]
         # Seen three times: a message that was taken is not among the unacknowledged at once.
         for _ in range(3):
             wait_until(
-                lambda: not any(map(client.llen, keys)) and not client.hlen("manyhands:unacked"),
+                lambda: not self._cluster.waiting_count(*QUEUES) and not client.hlen("manyhands:unacked"),
                 seconds=60,
                 what="the end of all messages",
             )

@@ -121,8 +121,7 @@ def test_a_job_of_a_thousand_chunks_takes_little_of_redis(one, documents, tmp_pa
         before_bytes, began = used_bytes(one), time.monotonic()
         job = orchestrator.submit(f"{url}/large.bin", chunk_size_bytes=MIB)
         wait_until(lambda: job.status().state is JobState.FETCHING, what="the plan")
-        client = one.redis.client()
-        wait_until(lambda: client.llen("manyhands:chunks") >= CHUNKS, what="all messages")
+        wait_until(lambda: one.waiting_count("chunks") >= CHUNKS, what="all messages")
         seconds, taken_bytes = time.monotonic() - began, used_bytes(one) - before_bytes
         print(f"\n{CHUNKS} chunks: planned and sent in {seconds:.2f} s, {taken_bytes / 1e6:.2f} MB of Redis")
         assert job.status().chunks_count == CHUNKS

@@ -13,9 +13,9 @@ fight over is decided by an atomic create, link or rename.
 """
 
 from tasks.transfer.volume.files import read_blocks
-from tasks.transfer.volume.job_folder import JobFolder
+from tasks.transfer.volume.job_folder import ENDED, JobFolder
 from tasks.transfer.volume.leftovers import Leftovers
 from tasks.transfer.volume.part_writer import PartWriter
 from tasks.transfer.volume.root import Volume
 
-__all__ = ["JobFolder", "Leftovers", "PartWriter", "Volume", "read_blocks"]
+__all__ = ["ENDED", "JobFolder", "Leftovers", "PartWriter", "Volume", "read_blocks"]

@@ -26,6 +26,8 @@ _FOLLOWED_NAME = "followed.json"
 _MERGED = "merged."
 _REMOVED = "removed."
 _LEFT = "left"
+#: Why nobody is at a job any more: its Redis ended.
+ENDED = "ended"
 #: What rename() says where it would have to replace something.
 _TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR})
 
@@ -235,7 +237,7 @@ class JobFolder:
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
-    def mark_left(self, why: str = "ended") -> None:
+    def mark_left(self, why: str = ENDED) -> None:
         """Say that nobody is at the job any more, so that another may go on with it at once; and in a word why."""
         with volume_errors(self.path):
             write_whole(self.path / _LEFT, why, sync=False)
