@@ -146,8 +146,7 @@ def test_nothing_is_lost_and_nothing_hangs(scene: Scene, seed: int, flushes: boo
         try:
             scene.monkey.rage(ACTS_COUNT, least_seconds=PAUSES_SECONDS[0], most_seconds=PAUSES_SECONDS[1])
             began_seconds = time.monotonic()
-            for thread in threads:
-                thread.join()
+            scene.monkey.look_after(lambda: not any(thread.is_alive() for thread in threads))
             quiet_seconds = time.monotonic() - began_seconds
             check_jobs(scene, clients, witness)
             clean_up(scene, orchestrator, clients)
