@@ -163,11 +163,11 @@ def test_nothing_is_lost_and_nothing_hangs(scene: Scene, seed: int, flushes: boo
             f"chaos: {sum(map(is_complete, clients))} complete, {quiet_seconds:.0f} s after the last act; "
             f"refetched {(served_bytes - needed_bytes) / MIB:.1f} of {needed_bytes / MIB:.0f} MiB "
             f"({(served_bytes - needed_bytes) / max(needed_bytes, 1):.1%}); published again: {witness.again}; "
-            f"{dict(scene.monkey.done)}"
+            f"{dict(scene.monkey.done)}; most of it:\n{by_path(scene, clients)}"
         )
     assert witness.problems == []
     if not flushes:
-        assert served_bytes - needed_bytes <= MOST_REFETCHED * total_bytes, by_path(scene, clients)
+        assert served_bytes - needed_bytes <= MOST_REFETCHED * total_bytes
 
 
 def is_complete(client: Client) -> bool:
@@ -181,7 +181,7 @@ def by_path(scene: Scene, clients: list[Client]) -> str:
         ((served.get(c.plan.path, 0) - c.plan.size_bytes, c.plan.size_bytes, c.plan.name) for c in clients),
         reverse=True,
     )
-    return "\n".join(f"{more:9d} more than {size_bytes:9d} {name}" for more, size_bytes, name in rows[:12])
+    return "\n".join(f"{more:9d} more than {size_bytes:9d} {name}" for more, size_bytes, name in rows[:3])
 
 
 def check_jobs(scene: Scene, clients: list[Client], witness: Witness) -> None:
