@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,6 +146,13 @@ class Witness:
     def right_names(self) -> set[str]:
         """The files that were there, and right."""
         return set(self._seen)
+
+    def right_bytes(self) -> dict[str, int]:
+        """How many bytes of each of the origin's paths are published; those of a job that came twice, twice."""
+        found: Counter[str] = Counter()
+        for plan in filter(None, map(self._plan_of, self._seen)):
+            found[plan.path] += plan.size_bytes
+        return found
 
     def end(self) -> None:
         """Look once more, and no more."""

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: A lease ends this long after its holder was heard of last.
 _LEASE_SECONDS = 10.0
+#: What a worker ends with that finds no Redis at its start, and when it is started again.
+_NO_REDIS_CODE, _STARTS_AGAIN_SECONDS = 5, 2.0
 #: How long a worker that was told to end may take for that.
 _ENDS_SECONDS = 40.0
 
@@ -102,9 +104,13 @@ class Monkey:
         for _ in range(acts_count):
             self._act()
             self._pause(self.chance.uniform(least_seconds, most_seconds))
-        while self._undoings:
-            self._pause(0.2)
+        self.look_after(lambda: not self._undoings)
         self.note("quiet")
+
+    def look_after(self, is_over: Callable[[], bool]) -> None:
+        """Do no more harm, and undo what was done when it is time for that."""
+        while not is_over():
+            self._pause(0.2)
 
     def _act(self) -> None:
         for _ in range(20):
@@ -121,11 +127,24 @@ class Monkey:
         while True:
             while self._undoings and self._undoings[0][0] <= time.monotonic():
                 heapq.heappop(self._undoings)[2]()
+            self._start_again()
             left_seconds = ends_seconds - time.monotonic()
             if left_seconds <= 0:
                 return
             next_seconds = self._undoings[0][0] - time.monotonic() if self._undoings else left_seconds
-            time.sleep(max(0.0, min(left_seconds, next_seconds)))
+            time.sleep(max(0.0, min(left_seconds, next_seconds, 0.5)))
+
+    def _start_again(self) -> None:
+        """Have workers started again that ended by themselves, as systemd would."""
+        for host in self.hosts:
+            if host.is_down or not host.has_ended:
+                continue
+            host.is_down = True
+            code = host.process.returncode
+            self.note(f"    {host.name} ended by itself with {code}")
+            if code != _NO_REDIS_CODE:
+                self.problems.append(f"{host.name} ended by itself with {code}")
+            self._later(_STARTS_AGAIN_SECONDS, lambda host=host: self._start(host))
 
     def _later(self, seconds: float, undo: Callable[[], None]) -> None:
         heapq.heappush(self._undoings, (time.monotonic() + seconds, next(self._numbers), undo))
