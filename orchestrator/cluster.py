@@ -43,6 +43,7 @@ class Cluster:
         """
         settings = Settings(**overrides)
         self._stack: PrivateStack | None = None
+        self._up: rendezvous.Running | None = None
         if settings.redis_url is None:
             settings = self._find_or_start(settings, overrides)
         self.settings = settings
@@ -77,9 +78,14 @@ class Cluster:
             self._stack = None
 
     def check_stack(self) -> None:
-        """Raise `RedisError` if the embedded Redis and worker ended under us."""
+        """Raise `RedisError` if the embedded Redis and worker, or an `orchestrator up`, ended under us."""
         if self._stack is not None and not self._stack.is_running:
             raise RedisError("The private Redis or its worker ended.")
+        # Its Redis does not come back: another one has a Redis of its own.
+        if self._up is not None and rendezvous.find() != self._up:
+            raise RedisError(
+                "`orchestrator up` ended. What came is kept: start it again, and run the same command again to go on."
+            )
 
     def unserved_queues(self) -> set[str]:
         """The queues that a job needs and no worker serves; takes a second. `RedisError` if it cannot be asked."""
@@ -135,6 +141,7 @@ class Cluster:
         )
         found: dict[str, Any]
         if running is not None and not wants_other_volume:
+            self._up = running
             found = running.model_dump(include={"redis_url", "volume", "secret_key"})
         else:
             found = self._start(settings, overrides)

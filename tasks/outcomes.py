@@ -103,9 +103,9 @@ def remove(host: Host, job_id: str, destination: str | None) -> None:
     if destination is None:
         # Of a job without a manifest: its plan may have died with a destination reserved.
         host.volume.remove_job(job_id)
-    else:
-        host.volume.release(destination, job_id)
-        host.volume.job(job_id).remove()
+        return
+    host.volume.release(destination, job_id)
+    host.volume.job(job_id).remove()
     host.volume.unplanned_jobs.forget(job_id)
 
 

@@ -97,9 +97,9 @@ def test_workers_fetch_on_while_redis_is_dead_and_report_when_it_is_back(one: Cl
     processes = children(worker)
     served.bytes_per_second = MIB
     with one.orchestrator() as orchestrator:
-        # Four connections for eight slots: with messages that are unacknowledged and a slot that asks for more, Celery's
-        # own consumer ends the process. More chunks than slots: at the end of a job others take over, and who is not
-        # told of that, because Redis is away, fetches the same.
+        # Four connections for eight slots: with messages that are unacknowledged and a slot that asks for more,
+        # Celery's own consumer ends the process. More chunks than connections: at the end of a job others take over,
+        # and who is not told of that, because Redis is away, fetches the same.
         job = orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES, connections=4)
         # The plan has handed the first chunk's beginning over by then.
         wait_until(lambda: job.status().bytes_done > 5 * MIB, what="the first bytes of four chunks")

@@ -192,6 +192,7 @@ class Volume:
                 if self._holder(path) == job_id:
                     path.unlink(missing_ok=True)
         self.job(job_id).remove()
+        self.unplanned_jobs.forget(job_id)
 
     def leave(self, job_id: str) -> bool:
         """Keep what an unfinished job has for a later submit, and say that nobody is at it any more.
