@@ -165,7 +165,7 @@ class States(Client):
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hget(self.key(job_id), "state")
-            return [as_state(value) for value in pipe.execute()]
+            return [as_state(value) for value in self.replies(pipe)]
 
     @contextmanager
     def changes(self, job_id: str) -> Iterator[Changes]:
