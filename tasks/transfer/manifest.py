@@ -41,7 +41,8 @@ class Priority(enum.StrEnum):
 
 class _Stored(BaseModel):
     # A newer version's file may have more fields; unknown ones are ignored, missing ones are an error.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A time that is no number cannot be put in order in Redis.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class JobSpec(_Stored):
