@@ -188,7 +188,7 @@ def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[
             send_missing(here, job_id)
         return
     manifest = folder.read_manifest()
-    if manifest is not None and manifest.cluster not in names:
+    if manifest is not None and not manifest.may_be_of(names):
         return  # another cluster is at it: with one secret key, batches of the same list have jobs of the same ids
     if state in _RESTING_STATES:
         if folder.left_as is None:

@@ -135,6 +135,11 @@ class Sweeps(Client):
             added, names = pipe.execute()
         return set(names), bool(added)
 
+    def known_names(self) -> set[str]:
+        """All names of this cluster, for whoever has none."""
+        with self.translated():
+            return set(self._redis.smembers(f"{self.prefix}names"))
+
     def is_alive(self, worker: str) -> None:
         """Say that a worker process lives; to be said again within `_ALIVE_SECONDS`."""
         self.run(_ALIVE, keys=[f"{self.prefix}workers"], args=[worker, _ALIVE_SECONDS, _DEATH_COUNTS_SECONDS])

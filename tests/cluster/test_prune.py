@@ -89,6 +89,23 @@ def record(records, job_id, state, *, ended_seconds=0, **fields):
         assert records.transition(job_id, state, fields=fields)
 
 
+def test_what_another_cluster_is_at_stays_though_its_job_has_the_same_id(records, volume):
+    """With one secret key, batches of the same list have jobs of the same ids."""
+    job_id = new_id()
+    record(records, job_id, JobState.COMPLETE, ended_seconds=8 * DAY)
+    path = leave_parts(volume, job_id)
+    folder = volume.job(job_id)
+    records.join("this one")
+    folder.write_manifest(folder.read_manifest().model_copy(update={"cluster": "another"}))
+    assert prune(volume, records, older_than_seconds=9 * DAY).jobs == []
+    assert prune(volume, records, older_than_seconds=WEEK).jobs == [job_id], "the record"
+    assert path.exists()
+    folder.write_manifest(folder.read_manifest().model_copy(update={"cluster": "this one"}))
+    record(records, job_id, JobState.COMPLETE)
+    assert prune(volume, records, older_than_seconds=WEEK).jobs == [job_id]
+    assert not path.exists()
+
+
 def new_id():
     return secrets.token_hex(6)
 
