@@ -10,6 +10,7 @@ Keys, behind the prefix:
     stalls                  hash: id of such a job -> what had come of it, since when, how often it was sent again in
                             vain, how many workers died planning or merging it
     sweep:<what>            set for as long as nobody else is to sweep jobs, or the volume
+    sweep:looked            set for as long as it is known how jobs stood when somebody looked last
     names                   set: what manifests call this cluster; more than one after Redis was emptied
     workers                 sorted set: worker processes by the time until which they are believed to live
     job:<id>                hash: the record's fields, ``at:<state>`` times, the sealed request

@@ -22,6 +22,7 @@ from support.tools import wait_until
 from tasks.jobs import JobError, JobState
 from tasks.prune import prune, prune_by_age
 from tasks.records import NewJob, Progress, Records
+from tasks.records.queues import CHUNKS_LISTS
 from tasks.transfer.manifest import JobSpec, LayoutName, Span
 from tasks.transfer.volume import Volume
 
@@ -31,10 +32,10 @@ WEEK = 7 * DAY
 PART_BYTES = 1 * MIB
 
 #: What stays in Redis for ever, because it does not grow with the number of jobs: kombu's queues, and what it calls
-#: bindings, of our three queues and of Celery's own for remote control and events.
+#: bindings, of our queues and of Celery's own for remote control and events.
 FIXED_KEYS = (
-    {f"_kombu.binding.{queue}" for queue in ("control", "merge", "chunks")}
-    | {f"_kombu.binding_permanent.{queue}" for queue in ("control", "merge", "chunks")}
+    {f"_kombu.binding.{queue}" for queue in ("control", "merge", *CHUNKS_LISTS)}
+    | {f"_kombu.binding_permanent.{queue}" for queue in ("control", "merge", *CHUNKS_LISTS)}
     | {"_kombu.binding.celery.pidbox", "_kombu.binding.celeryev", "_kombu.binding.reply.celery.pidbox"}
     | {"_kombu.binding_deadlines"}
     | {"names", "workers"}
@@ -384,7 +385,7 @@ def test_the_command_has_a_worker_prune_and_says_what_went(empty_cluster: Cluste
     leave_parts(volume, job_id, seconds=10 * DAY)
     young = new_id()
     leave_parts(volume, young, seconds=2 * DAY)
-    with empty_cluster.orchestrator() as orchestrator, pytest.raises(NotAnswered, match="Is there one"):
+    with empty_cluster.orchestrator() as orchestrator, pytest.raises(NotAnswered, match="Is there a worker"):
         orchestrator.prune(is_dry_run=True, timeout_seconds=1)
     # By age it would do so by itself.
     empty_cluster.start_worker("--queues", "merge", ORCHESTRATOR_RECORD_AGE_SECONDS=str(90 * DAY))
