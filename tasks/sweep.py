@@ -25,7 +25,7 @@ from tasks.restoring import apart, keep_unplanned, restore, restore_unplanned
 from tasks.transfer.errors import SentInVain, TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from tasks.host import Host
 
@@ -64,16 +64,22 @@ class Sweep:
 
     def run(self) -> None:
         """Sweep at intervals, until `end`."""
-        while not self._is_over.wait(min(self._host.settings.sweep_seconds / 2, _ALIVE_SECONDS)):
+        # Without the thread this process would never sweep again.
+        self._repeat("sweep", self.sweep, self._host.settings.sweep_seconds / 2)
+
+    def live(self) -> None:
+        """Say at intervals that this process lives, until `end`; also while a look at a large volume takes long."""
+        self._repeat("pulse", lambda: self._host.records.is_alive(self._host.process_name), _ALIVE_SECONDS)
+
+    def _repeat(self, what: str, act: Callable[[], None], seconds: float) -> None:
+        while not self._is_over.wait(seconds):
             try:
-                self._host.records.is_alive(self._host.process_name)
-                self.sweep()
+                act()
             except (RedisError, TransferError) as error:
                 # Whatever is away comes back, or somebody else sweeps.
-                logger.warning("sweep put off error=%s", error)
+                logger.warning("%s put off error=%s", what, error)
             except Exception:
-                # Without the thread this process would never sweep again.
-                logger.exception("sweep stumbled")
+                logger.exception("%s stumbled", what)
 
     def end(self) -> None:
         """Sweep no more: the process ends in order."""
@@ -173,7 +179,15 @@ def look_at_volume(here: Host) -> None:
     here.volume.check()
     names, _ = here.records.names(here.cluster)
     job_ids = here.volume.job_ids()
-    for job_id, state in zip(job_ids, here.records.states(job_ids), strict=True):
+    states = here.records.states(job_ids)
+    here.records.look_after(
+        [
+            job_id
+            for job_id, state in zip(job_ids, states, strict=True)
+            if state is not None and state.is_active
+        ]
+    )
+    for job_id, state in zip(job_ids, states, strict=True):
         with apart(job_id):
             _look_at(here, job_id, state, names)
     keep_unplanned(here)
@@ -194,7 +208,6 @@ def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[
         if folder.left_as is None:
             folder.mark_left(state)
     elif state.is_active:
-        here.records.look_after([job_id])
         folder.unmark_left()
     else:
         # Complete or cancelled: who was to clean up died, or its message is lost.
@@ -206,4 +219,5 @@ def begin(**_: object) -> None:
     """Sweep from now on, until the process ends."""
     sweep = Sweep(host())
     worker_shutting_down.connect(lambda **_: sweep.end(), weak=False)
-    threading.Thread(target=sweep.run, name="sweep", daemon=True).start()
+    for run in (sweep.live, sweep.run):
+        threading.Thread(target=run, name="sweep", daemon=True).start()
