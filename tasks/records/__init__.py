@@ -49,6 +49,7 @@ from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.endings import Ending, Endings
 from tasks.records.jobs import NewJob
 from tasks.records.leases import LEASE_SECONDS, Lease
+from tasks.records.members import Members
 from tasks.records.progress import Progress
 from tasks.records.queues import Queues
 from tasks.records.reading import Asked, NoSuchJob, RecordLost
@@ -82,7 +83,7 @@ __all__ = [
 ]
 
 
-class Records(Batches, States, Answers, Sendings, Queues, Sweeps, Attempts, TakeOvers, Endings):
+class Records(Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -14,11 +14,8 @@ if TYPE_CHECKING:
 
 #: Messages that are read at once.
 _PAGE = 1000
-#: For so long a worker process is believed to live, and one that plans or merges to be at it.
-_ALIVE_SECONDS = 10
-#: For so long after a worker's death it is taken into account that messages may have died with it: as long as the
-#: longest countdown.
-_DEATH_COUNTS_SECONDS = 60
+#: For so long one that plans or merges is believed to be at it.
+_AT_WORK_SECONDS = 10
 
 # Nothing moves, nobody is at it: no lease, no plan, no merge. By Redis's own clock, so that it does not matter which
 # host looks. What was sent in vain for the first time is sent again as soon, then after twice as long each time.
@@ -85,23 +82,6 @@ if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'doing
 redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
 """
 
-_ALIVE = """
-local now = redis.call('TIME')[1] + 0
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
-"""
-
-
-_JOIN = """
-local name = redis.call('SRANDMEMBER', KEYS[1])
-if not name then
-  name = ARGV[1]
-  redis.call('SADD', KEYS[1], name)
-end
-return name
-"""
-
-
 # A plan may end when the merge that it sent has begun.
 _ENDED = """
 redis.call('DEL', KEYS[2])
@@ -119,51 +99,15 @@ class Sweeps(Client):
         with self.translated():
             return bool(self._redis.set(key, 1, nx=True, px=max(1, int(seconds * 1000))))
 
-    def join(self, name: str) -> str:
-        """A name of this cluster, which manifests carry: one that it has, or, if it has none, this one."""
-        found: str = self.run(_JOIN, keys=[f"{self.prefix}names"], args=[name])
-        return found
-
-    def names(self, name: str) -> tuple[set[str], bool]:
-        """All names of this cluster; and whether this one, which it had, was not among them: Redis was emptied.
-
-        It has more than one where, after that, a new worker process was quicker than one that knew the name.
-        """
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(f"{self.prefix}names", name)
-            pipe.smembers(f"{self.prefix}names")
-            added, names = pipe.execute()
-        return set(names), bool(added)
-
-    def known_names(self) -> set[str]:
-        """All names of this cluster, for whoever has none."""
-        with self.translated():
-            return set(self._redis.smembers(f"{self.prefix}names"))
-
-    def is_alive(self, worker: str) -> None:
-        """Say that a worker process lives; to be said again within `_ALIVE_SECONDS`."""
-        self.run(_ALIVE, keys=[f"{self.prefix}workers"], args=[worker, _ALIVE_SECONDS, _DEATH_COUNTS_SECONDS])
-
-    def has_ended(self, worker: str) -> None:
-        """Say that a worker process ends in order, and gave back what it had."""
-        with self.translated():
-            self._redis.zrem(f"{self.prefix}workers", worker)
-
-    def somebody_died(self) -> bool:
-        """Whether a worker process has not been heard of for a while, and did not end in order."""
-        with self.translated():
-            seconds, _ = self._redis.time()
-            return bool(self._redis.zcount(f"{self.prefix}workers", "-inf", seconds))
-
     def begun(self, job_id: str) -> None:
         """Say that somebody begins to plan or to merge a job."""
-        self.run(_BEGUN, keys=[self.key(job_id), self.key(job_id, "busy")], args=[_ALIVE_SECONDS])
+        self.run(_BEGUN, keys=[self.key(job_id), self.key(job_id, "busy")], args=[_AT_WORK_SECONDS])
 
     def goes_on(self, job_ids: Iterable[str]) -> None:
-        """Say that they are still at it; to be said again within `_ALIVE_SECONDS`."""
+        """Say that they are still at it; to be said again within `_AT_WORK_SECONDS`."""
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.set(self.key(job_id, "busy"), 1, ex=_ALIVE_SECONDS)
+                pipe.set(self.key(job_id, "busy"), 1, ex=_AT_WORK_SECONDS)
             pipe.execute()
 
     def ended(self, job_id: str) -> None:
