@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator import adoption, checksums, dispatch, planner
 from orchestrator.destination import AlreadyPublished, Destination
 from orchestrator.probe_body import Reader
-from tasks import outcomes
+from tasks import outcomes, restoring
 from tasks.app import FEW_MESSAGES_COUNT
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
@@ -162,7 +162,13 @@ class Planning:
     def clean_up(self) -> None:
         """Remove what a job that has ended left before it had a manifest; of one that goes on, nothing."""
         state = self._host.records.state(self._job_id)
-        if (state is None or not state.is_active) and self._folder.read_manifest() is None:
+        if (state is not None and state.is_active) or self._folder.read_manifest() is not None:
+            return
+        if state is None:
+            # Redis was emptied meanwhile: nobody else knows any more what was asked for.
+            url = self._host.source(self._asked.sealed_request).name
+            restoring.keep(self._host, self._job_id, self._asked, url)
+        else:
             outcomes.remove(self._host, self._job_id, self._destination.reserved)
 
     def _decide(

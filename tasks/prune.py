@@ -123,10 +123,12 @@ class _Pruning:
     def _removable(self, job_ids: list[str], forgotten: set[str], now: float) -> list[str]:
         """Those of these jobs with a folder whose parts nobody needs any more."""
         found = []
+        names = self._records.known_names() if self._records is not None else set()
         for job_id, ending in zip(job_ids, self._endings(job_ids), strict=True):
-            if job_id in forgotten or ending.leaves_nothing:
+            is_over = job_id in forgotten or ending.leaves_nothing
+            if is_over and self._may_be_of(names, job_id):
                 found.append(job_id)
-            elif ending.state is None:
+            elif is_over or ending.state is None:
                 if self._is_abandoned(job_id, now):
                     found.append(job_id)
             elif not ending.state.is_final and not self._is_dry_run:
@@ -138,6 +140,10 @@ class _Pruning:
         if self._records is None:
             return [Ending(None)] * len(job_ids)
         return self._records.endings(job_ids)
+
+    def _may_be_of(self, names: set[str], job_id: str) -> bool:
+        manifest = self._volume.job(job_id).read_manifest()
+        return manifest is None or manifest.may_be_of(names)
 
     def _is_abandoned(self, job_id: str, now: float) -> bool:
         folder = self._volume.job(job_id)

@@ -8,9 +8,7 @@ was emptied, is found here.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from typing import TYPE_CHECKING
 
 from celery.signals import worker_ready, worker_shutting_down
@@ -23,11 +21,11 @@ from tasks.messages import sending_errors, shown_as, urgency
 from tasks.prune import prune_by_age
 from tasks.records import RedisError
 from tasks.records.queues import CHUNKS_LISTS
-from tasks.restoring import keep_unplanned, restore, restore_unplanned
+from tasks.restoring import apart, keep_unplanned, restore, restore_unplanned
 from tasks.transfer.errors import SentInVain, TransferError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from tasks.host import Host
 
@@ -37,8 +35,12 @@ logger = logging.getLogger(__name__)
 _TASKS = frozenset({PLAN_TASK, PLAN_MANY_TASK, FETCH_TASK, MERGE_TASK})
 #: There may be thousands of folders: for each look at them there are so many at the jobs in Redis.
 _VOLUME_SWEEPS = 4
+#: How often a process says that it lives, at least: however seldom it sweeps, it is not to be taken for dead.
+_ALIVE_SECONDS = 2.5
 #: How often what is as old as records become is removed.
 _PRUNE_SECONDS = 3600.0
+#: Who has not looked for so many sweeps, or a stall, does not know what was meanwhile.
+_LOOKS_SWEEPS = 3
 #: Jobs that are asked for in one step of Redis.
 _JOBS_AT_ONCE = 200
 #: A deadline is the attempts' to keep; a job that is this late has nobody at it.
@@ -59,23 +61,25 @@ class Sweep:
     def __init__(self, here: Host) -> None:
         self._host = here
         self._is_over = threading.Event()
-        self._was_away_seconds = -math.inf  # when Redis was, by the clock
 
     def run(self) -> None:
         """Sweep at intervals, until `end`."""
-        while not self._is_over.wait(self._host.settings.sweep_seconds / 2):
+        # Without the thread this process would never sweep again.
+        self._repeat("sweep", self.sweep, self._host.settings.sweep_seconds / 2)
+
+    def live(self) -> None:
+        """Say at intervals that this process lives, until `end`; also while a look at a large volume takes long."""
+        self._repeat("pulse", lambda: self._host.records.is_alive(self._host.process_name), _ALIVE_SECONDS)
+
+    def _repeat(self, what: str, act: Callable[[], None], seconds: float) -> None:
+        while not self._is_over.wait(seconds):
             try:
-                self._host.records.is_alive(self._host.process_name)
-                self.sweep()
-            except RedisError as error:
-                logger.warning("sweep put off error=%s", error)
-                self._was_away_seconds = time.monotonic()
-            except TransferError as error:
-                # The volume, which comes back, or somebody else sweeps.
-                logger.warning("sweep put off error=%s", error)
+                act()
+            except (RedisError, TransferError) as error:
+                # Whatever is away comes back, or somebody else sweeps.
+                logger.warning("%s put off error=%s", what, error)
             except Exception:
-                # Without the thread this process would never sweep again.
-                logger.exception("sweep stumbled")
+                logger.exception("%s stumbled", what)
 
     def end(self) -> None:
         """Sweep no more: the process ends in order."""
@@ -89,48 +93,60 @@ class Sweep:
         """Look at all jobs once, and now and then at the volume, unless another process has done so."""
         records, settings = self._host.records, self._host.settings
         _, was_emptied = records.names(self._host.cluster)
+        # The jobs first: a volume that is away must not keep anybody from them.
+        if records.may_sweep("jobs", settings.sweep_seconds):
+            self._look_at_jobs()
         if records.may_sweep("volume", _VOLUME_SWEEPS * settings.sweep_seconds) or was_emptied:
             look_at_volume(self._host)
-        # All leases have run out while Redis was away. Those at work renew them when it is back: sent again before,
-        # their jobs would be fetched twice.
-        is_back_seconds = time.monotonic() - self._was_away_seconds
-        if is_back_seconds > settings.stall_seconds and records.may_sweep("jobs", settings.sweep_seconds):
-            self._look_at_jobs()
         if records.may_sweep("prune", _PRUNE_SECONDS):
             prune_by_age(self._host)
 
     def _look_at_jobs(self) -> None:
-        records, settings = self._host.records, self._host.settings
-        job_ids = records.active()
-        stalled: dict[str, int] = {}
+        records = self._host.records
         somebody_died = records.somebody_died()
-        for first in range(0, len(job_ids), _JOBS_AT_ONCE):
-            found, overdue = records.stalled(
-                job_ids[first : first + _JOBS_AT_ONCE],
-                seconds=min(settings.stall_seconds, _AFTER_DEATH_SECONDS)
-                if somebody_died
-                else settings.stall_seconds,
-                grace_seconds=_OVERDUE_GRACE_SECONDS,
-            )
-            stalled |= found
-            for job_id in overdue:
-                records.time_out(job_id)
+        stalled = self._stalled(somebody_died=somebody_died)
         if not stalled:
             return
         queued, counting_down = records.awaited((CONTROL_QUEUE, MERGE_QUEUE, *CHUNKS_LISTS), _TASKS)
+        records.let_be(queued & stalled.keys())
         for job_id, seconds in stalled.items():
-            if job_id in queued:
-                records.looked_at(job_id, is_sent_again=False)
             # What was with a worker that died will not come.
-            elif job_id not in counting_down or (somebody_died and seconds > _COUNTDOWN_SECONDS):
-                self._send_again(job_id)
+            is_awaited = job_id in counting_down and not (somebody_died and seconds > _COUNTDOWN_SECONDS)
+            if job_id not in queued and not is_awaited:
+                with apart(job_id):
+                    self._send_again(job_id)
+
+    def _stalled(self, *, somebody_died: bool) -> dict[str, int]:
+        """For how many seconds each job has stood still that does; jobs whose own time has passed are ended."""
+        records, settings = self._host.records, self._host.settings
+        seconds = settings.stall_seconds
+        # While Redis was away nobody could say that he is at a job.
+        anew = not records.was_looking(max(seconds, _LOOKS_SWEEPS * settings.sweep_seconds))
+        if somebody_died:
+            seconds = min(seconds, _AFTER_DEATH_SECONDS)
+        job_ids = records.active()
+        stalled: dict[str, int] = {}
+        for first in range(0, len(job_ids), _JOBS_AT_ONCE):
+            found, overdue, damaged = records.stalled(
+                job_ids[first : first + _JOBS_AT_ONCE],
+                seconds=seconds,
+                grace_seconds=_OVERDUE_GRACE_SECONDS,
+                anew=anew,
+            )
+            stalled |= found
+            for job_id in overdue:
+                with apart(job_id):
+                    records.time_out(job_id)
+            if damaged:
+                logger.warning("jobs not looked at, their records are damaged jobs=%s", ",".join(damaged))
+        return stalled
 
     def _send_again(self, job_id: str) -> None:
-        tries, deaths = self._host.records.looked_at(job_id, is_sent_again=True)
+        tries, deaths = self._host.records.sent_again(job_id)
         if tries > _MOST_TRIES or deaths >= _MOST_DEATHS:
             outcomes.fail(self._host, job_id, SentInVain(job_id, tries, deaths))
-            return
-        send_missing(self._host, job_id)
+        elif tries:
+            send_missing(self._host, job_id)
 
 
 def send_missing(here: Host, job_id: str) -> None:
@@ -147,7 +163,11 @@ def recover(here: Host) -> list[str]:
     job_ids = here.volume.job_ids()
     states = here.records.states(job_ids)
     found = [job_id for job_id, state in zip(job_ids, states, strict=True) if state is None]
-    recovered = [job_id for job_id in found if restore(here, job_id, clusters=None)]
+    recovered = []
+    for job_id in found:
+        with apart(job_id):
+            if restore(here, job_id, clusters=None):
+                recovered.append(job_id)
     recovered += restore_unplanned(here, clusters=None)
     for job_id in recovered:
         send_missing(here, job_id)
@@ -159,12 +179,17 @@ def look_at_volume(here: Host) -> None:
     here.volume.check()
     names, _ = here.records.names(here.cluster)
     job_ids = here.volume.job_ids()
-    for job_id, state in zip(job_ids, here.records.states(job_ids), strict=True):
-        try:
+    states = here.records.states(job_ids)
+    here.records.look_after(
+        [
+            job_id
+            for job_id, state in zip(job_ids, states, strict=True)
+            if state is not None and state.is_active
+        ]
+    )
+    for job_id, state in zip(job_ids, states, strict=True):
+        with apart(job_id):
             _look_at(here, job_id, state, names)
-        except TransferError as error:
-            # The others have nothing to do with it.
-            logger.warning("job not looked at job=%s error=%s", job_id, error)
     keep_unplanned(here)
     for job_id in restore_unplanned(here, clusters=names):
         send_missing(here, job_id)
@@ -175,7 +200,11 @@ def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[
     if state is None:
         if restore(here, job_id, clusters=names):
             send_missing(here, job_id)
-    elif state in _RESTING_STATES:
+        return
+    manifest = folder.read_manifest()
+    if manifest is not None and not manifest.may_be_of(names):
+        return  # another cluster is at it: with one secret key, batches of the same list have jobs of the same ids
+    if state in _RESTING_STATES:
         if folder.left_as is None:
             folder.mark_left(state)
     elif state.is_active:
@@ -190,4 +219,5 @@ def begin(**_: object) -> None:
     """Sweep from now on, until the process ends."""
     sweep = Sweep(host())
     worker_shutting_down.connect(lambda **_: sweep.end(), weak=False)
-    threading.Thread(target=sweep.run, name="sweep", daemon=True).start()
+    for run in (sweep.live, sweep.run):
+        threading.Thread(target=run, name="sweep", daemon=True).start()

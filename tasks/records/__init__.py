@@ -10,6 +10,7 @@ Keys, behind the prefix:
     stalls                  hash: id of such a job -> what had come of it, since when, how often it was sent again in
                             vain, how many workers died planning or merging it
     sweep:<what>            set for as long as nobody else is to sweep jobs, or the volume
+    sweep:looked            set for as long as it is known how jobs stood when somebody looked last
     names                   set: what manifests call this cluster; more than one after Redis was emptied
     workers                 sorted set: worker processes by the time until which they are believed to live
     job:<id>                hash: the record's fields, ``at:<state>`` times, the sealed request
@@ -48,6 +49,7 @@ from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.endings import Ending, Endings
 from tasks.records.jobs import NewJob
 from tasks.records.leases import LEASE_SECONDS, Lease
+from tasks.records.members import Members
 from tasks.records.progress import Progress
 from tasks.records.queues import Queues
 from tasks.records.reading import Asked, NoSuchJob, RecordLost
@@ -81,7 +83,7 @@ __all__ = [
 ]
 
 
-class Records(Batches, States, Answers, Sendings, Queues, Sweeps, Attempts, TakeOvers, Endings):
+class Records(Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -110,6 +110,17 @@ class Client:
             # Not its text: an error of Redis may repeat what it was sent.
             raise RedisError(f"Redis at {self.where} failed ({type(error).__name__}).") from None
 
+    @staticmethod
+    def replies(pipe: Any) -> list[Any]:
+        """What a pipeline answers; None in place of each value that is of another kind than it was asked for as."""
+        found = pipe.execute(raise_on_error=False)
+        for index, reply in enumerate(found):
+            if isinstance(reply, redis.ResponseError) and str(reply).startswith("WRONGTYPE"):
+                found[index] = None
+            elif isinstance(reply, Exception):
+                raise reply
+        return list(found)
+
     def origin_key(self, origin: str, kind: str) -> str:
         """The key of something that belongs to an origin."""
         return f"{self.prefix}origin:{origin}:{kind}"

@@ -25,9 +25,10 @@ local index, finals, before, forgets = KEYS[1], ARGV[1], tonumber(ARGV[2]), ARGV
 local forgotten, kinds = {}, (#KEYS - 1) / (#ARGV - 3)
 for number = 4, #ARGV do
   local first = 2 + (number - 4) * kinds
-  local state, finished_at = unpack(redis.call('HMGET', KEYS[first], 'state', 'finished_at'))
+  -- pcall: a record that makes no sense must not keep all others for ever.
+  local state, finished_at = unpack(redis.pcall('HMGET', KEYS[first], 'state', 'finished_at'))
   local is_old = state and string.find(finals, '|' .. state .. '|', 1, true)
-    and finished_at and tonumber(finished_at) <= before
+    and (tonumber(finished_at) or math.huge) <= before
   if is_old then
     table.insert(forgotten, ARGV[number])
     if forgets then redis.call('UNLINK', unpack(KEYS, first, first + kinds - 1)) end
@@ -70,7 +71,8 @@ class Endings(Client):
             with self.translated(), self._redis.pipeline(transaction=False) as pipe:
                 for job_id in batch:
                     pipe.hmget(self.key(job_id), "state", "keeps_parts")
-                found += [Ending(as_state(state), keeps == "1") for state, keeps in pipe.execute()]
+                answers = [answer or (None, None) for answer in self.replies(pipe)]
+                found += [Ending(as_state(state), keeps == "1") for state, keeps in answers]
         return found
 
     def forget_ended(self, before: float, *, is_dry_run: bool = False) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from tasks.records.states import KINDS
 from tasks.transfer.manifest import Priority
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from tasks.records.reading import Asked
     from tasks.transfer.manifest import JobSpec
 
+logger = logging.getLogger(__name__)
 
 # In one step: whoever waits for the job may record it anew too, and what came of that must not be undone.
 _RESTORE = """
@@ -156,7 +158,36 @@ class JobRecords(Client):
         raise NoSuchJob(job_id)
 
     def read_all(self, job_ids: Sequence[str]) -> list[JobRecord]:
-        """The records of those of these jobs that have one."""
+        """The records of those of these jobs that have one; `RedisError` if one is damaged."""
+        records = []
+        for record in self._read(job_ids):
+            if isinstance(record, RedisError):
+                raise record
+            if record is not None:
+                records.append(record)
+        return records
+
+    def list(self, *, most: int = 1000) -> list[JobRecord]:
+        """The latest jobs, newest first; ids whose records have expired are forgotten on the way."""
+        index = f"{self.prefix}jobs"
+        with self.translated():
+            ids = self._redis.zrevrange(index, 0, most - 1)
+        records, expired = [], []
+        for job_id, record in zip(ids, self._read(ids), strict=True):
+            if record is None:
+                expired.append(job_id)
+            elif isinstance(record, RedisError):
+                # The others have nothing to do with it.
+                logger.warning("job not listed job=%s error=%s", job_id, record)
+            else:
+                records.append(record)
+        if expired:
+            with self.translated():
+                self._redis.zrem(index, *expired)
+        return records
+
+    def _read(self, job_ids: Sequence[str]) -> Iterator[JobRecord | RedisError | None]:
+        """For each of these jobs its record, what is wrong with that, or None if it has none."""
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for job_id in job_ids:
@@ -165,23 +196,14 @@ class JobRecords(Client):
                 pipe.scard(self.key(job_id, "done"))
                 pipe.hgetall(self.key(job_id, "shares"))
                 pipe.zrange(self.key(job_id, "leases"), 0, -1, withscores=True)
-            (seconds, _), *answers = pipe.execute()
-        records = []
-        for job_id, fields, counts, chunks_done, shares, leases in zip(
-            job_ids, *(answers[kind::5] for kind in range(5)), strict=True
-        ):
-            if "state" in fields:
-                holders = [holder for holder, ends_at in leases if ends_at > seconds]
-                records.append(to_record(job_id, fields, counts, chunks_done, shares, holders))
-        return records
-
-    def list(self, *, most: int = 1000) -> list[JobRecord]:
-        """The latest jobs, newest first; ids whose records have expired are forgotten on the way."""
-        with self.translated():
-            ids = self._redis.zrevrange(f"{self.prefix}jobs", 0, most - 1)
-        records = self.read_all(ids)
-        expired = set(ids) - {record.job_id for record in records}
-        if expired:
-            with self.translated():
-                self._redis.zrem(f"{self.prefix}jobs", *expired)
-        return records
+            (seconds, _), *answers = self.replies(pipe)
+        for index, job_id in enumerate(job_ids):
+            fields, counts, chunks_done, shares, leases = answers[5 * index : 5 * index + 5]
+            if fields is not None and "state" not in fields:
+                yield None
+                continue
+            try:
+                holders = [holder for holder, ends_at in leases or () if ends_at > seconds]
+                yield to_record(job_id, fields or {}, counts, chunks_done, shares, holders)
+            except RedisError as error:
+                yield error

@@ -42,7 +42,7 @@ local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local fields = redis.call('HMGET', job, 'state', 'ends_at')
 local state = fields[1] or ''
-if fields[2] and now >= tonumber(fields[2]) then return {state, 0, 0, 0, 1, false, 0, 0, 0} end
+if now >= (tonumber(fields[2]) or math.huge) then return {state, 0, 0, 0, 1, false, 0, 0, 0} end
 redis.call('ZREM', waiting, job_id)
 local milliseconds = redis.call('PTTL', wait)
 if milliseconds > 0 then return {state, 0, milliseconds, 0, 0, false, 0, 0, 0} end

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING
 
 from tasks.records.client import Client
 from tasks.records.deaths import COUNT_DEATHS
 from tasks.records.late import GO_WITH
+from tasks.records.reading import as_count
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
@@ -67,7 +69,9 @@ class Sendings(Client):
             passed = [
                 span
                 for span, stop in stops.items()
-                if span in undone or "+" in span or int(counts.get(span, 0)) < int(stop)
+                if span in undone
+                or "+" in span
+                or (as_count(counts.get(span)) or 0) < (as_count(stop) or math.inf)
             ]
             if passed:
                 pipe.hdel(self.key(job_id, "stops"), *passed)

@@ -36,7 +36,10 @@ for first = 1, #KEYS - 2, 9 do
     redis.call('HSET', job, 'state', to, unpack(ARGV, 9))
     local id = string.match(job, '%x+$')
     redis.call(is_active == '1' and 'SADD' or 'SREM', active, id)
-    if is_active == '0' then redis.call('HDEL', stalls, id) end
+    if is_active == '0' then
+      redis.call('HDEL', stalls, id)
+      redis.call('HDEL', job, 'doing')
+    end
     redis.call('PUBLISH', changes, to)
     -- Somebody has looked into what ended the workers, or will in a moment: resumed, it gets as many more.
     if forgets == '1' or to == 'queued' then redis.call('DEL', deaths) end
@@ -165,7 +168,7 @@ class States(Client):
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
                 pipe.hget(self.key(job_id), "state")
-            return [as_state(value) for value in pipe.execute()]
+            return [as_state(value) for value in self.replies(pipe)]
 
     @contextmanager
     def changes(self, job_id: str) -> Iterator[Changes]:

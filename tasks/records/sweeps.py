@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.jobs import ACTIVE_STATES
 from tasks.records.client import Client
 from tasks.records.queues import MESSAGE_PRIORITIES, list_key
 from tasks.records.waiting import jobs_of, later_jobs_of
@@ -13,58 +14,66 @@ if TYPE_CHECKING:
 
 #: Messages that are read at once.
 _PAGE = 1000
-#: For so long a worker process is believed to live, and one that plans or merges to be at it.
-_ALIVE_SECONDS = 10
-#: For so long after a worker's death it is taken into account that messages may have died with it: as long as the
-#: longest countdown.
-_DEATH_COUNTS_SECONDS = 60
+#: For so long one that plans or merges is believed to be at it.
+_AT_WORK_SECONDS = 10
 
 # Nothing moves, nobody is at it: no lease, no plan, no merge. By Redis's own clock, so that it does not matter which
 # host looks. What was sent in vain for the first time is sent again as soon, then after twice as long each time.
+# A job whose keys make no sense keeps nobody from the others.
 _STALLED = """
 local stalls, active = KEYS[1], KEYS[2]
+local stall_seconds, grace_seconds, active_states, anew = unpack(ARGV)
 local now = redis.call('TIME')[1] + 0
-local found, overdue = {}, {}
-for index = 3, #ARGV do
-  local id, first = ARGV[index], 3 + (index - 3) * 5
-  local job, bytes, done, leases, busy = unpack(KEYS, first, first + 4)
+local found, overdue, damaged = {}, {}, {}
+local function look(id, job, bytes, done, leases, busy)
   local state, retries, ends_at = unpack(redis.call('HMGET', job, 'state', 'retries_count', 'ends_at'))
-  if not state then
+  if not state or not string.find(active_states, '|' .. state .. '|', 1, true) then
+    -- It has ended since who asks learned of it, or Redis has lost a part of what there was.
     redis.call('SREM', active, id)
     redis.call('HDEL', stalls, id)
-  else
-    local sum = 0
-    for _, count in ipairs(redis.call('HVALS', bytes)) do sum = sum + (tonumber(count) or 0) end
-    local seen = string.format('%.0f/%d/%s', sum, redis.call('SCARD', done), retries or 0)
-    local is_busy = redis.call('EXISTS', busy) == 1 or redis.call('ZCOUNT', leases, now, '+inf') > 0
-    local before, since, tries, deaths = string.match(
-      redis.call('HGET', stalls, id) or '', '^(%S+) (%d+) (%d+) (%d+)$')
-    if before ~= seen then
-      redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' 0 0')
-    elseif is_busy then
-      redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' ' .. tries .. ' ' .. deaths)
-    elseif now - since >= ARGV[1] * 2 ^ math.max(0, tries - 1) then
-      table.insert(found, id)
-      table.insert(found, now - since)
-    end
-    if ends_at and now > tonumber(ends_at) + ARGV[2] then table.insert(overdue, id) end
+    return
   end
+  local sum = 0
+  for _, count in ipairs(redis.call('HVALS', bytes)) do sum = sum + (tonumber(count) or 0) end
+  local seen = string.format('%.0f/%d/%.0f', sum, redis.call('SCARD', done), tonumber(retries) or 0)
+  local is_busy = redis.call('EXISTS', busy) == 1 or redis.call('ZCOUNT', leases, now, '+inf') > 0
+  local before, since, tries, deaths = string.match(
+    redis.call('HGET', stalls, id) or '', '^(%S+) (%d+) (%d+) (%d+)$')
+  if before ~= seen then
+    redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' 0 0')
+  elseif is_busy or anew == '1' then
+    redis.call('HSET', stalls, id, seen .. ' ' .. now .. ' ' .. tries .. ' ' .. deaths)
+  elseif now - since >= stall_seconds * 2 ^ math.max(0, tries - 1) then
+    table.insert(found, id)
+    table.insert(found, now - since)
+  end
+  if now > (tonumber(ends_at) or math.huge) + grace_seconds then table.insert(overdue, id) end
 end
-return {found, overdue}
+for index = 5, #ARGV do
+  local first = 3 + (index - 5) * 5
+  if not pcall(look, ARGV[index], unpack(KEYS, first, first + 4)) then table.insert(damaged, ARGV[index]) end
+end
+return {found, overdue, damaged}
 """
 
-# Until then it is let be.
-_LOOKED_AT = """
+_LET_BE = """
+local now = redis.call('TIME')[1]
+for _, id in ipairs(ARGV) do
+  local before, counts = string.match(redis.call('HGET', KEYS[1], id) or '', '^(%S+) %d+ (%d+ %d+)$')
+  if before then redis.call('HSET', KEYS[1], id, before .. ' ' .. now .. ' ' .. counts) end
+end
+"""
+
+# Nothing is known of one that has ended meanwhile.
+_SENT_AGAIN = """
 local before, since, tries, deaths = string.match(
   redis.call('HGET', KEYS[1], ARGV[1]) or '', '^(%S+) (%d+) (%d+) (%d+)$')
 if not before then return {0, 0} end
-if ARGV[2] == '1' then
-  tries = tries + 1
-  if redis.call('HDEL', KEYS[2], 'doing') == 1 then deaths = deaths + 1 end
-end
+tries = tries + 1
+if redis.call('HDEL', KEYS[2], 'doing') == 1 then deaths = deaths + 1 end
 redis.call('HSET', KEYS[1], ARGV[1],
   string.format('%s %d %d %d', before, redis.call('TIME')[1], tries, deaths))
-return {tonumber(tries), tonumber(deaths)}
+return {tries, tonumber(deaths)}
 """
 
 # Of a job whose record is gone, nothing must come into being.
@@ -72,23 +81,6 @@ _BEGUN = """
 if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HINCRBY', KEYS[1], 'doing', 1) end
 redis.call('SET', KEYS[2], 1, 'EX', ARGV[1])
 """
-
-_ALIVE = """
-local now = redis.call('TIME')[1] + 0
-redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
-"""
-
-
-_JOIN = """
-local name = redis.call('SRANDMEMBER', KEYS[1])
-if not name then
-  name = ARGV[1]
-  redis.call('SADD', KEYS[1], name)
-end
-return name
-"""
-
 
 # A plan may end when the merge that it sent has begun.
 _ENDED = """
@@ -107,46 +99,15 @@ class Sweeps(Client):
         with self.translated():
             return bool(self._redis.set(key, 1, nx=True, px=max(1, int(seconds * 1000))))
 
-    def join(self, name: str) -> str:
-        """A name of this cluster, which manifests carry: one that it has, or, if it has none, this one."""
-        found: str = self.run(_JOIN, keys=[f"{self.prefix}names"], args=[name])
-        return found
-
-    def names(self, name: str) -> tuple[set[str], bool]:
-        """All names of this cluster; and whether this one, which it had, was not among them: Redis was emptied.
-
-        It has more than one where, after that, a new worker process was quicker than one that knew the name.
-        """
-        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(f"{self.prefix}names", name)
-            pipe.smembers(f"{self.prefix}names")
-            added, names = pipe.execute()
-        return set(names), bool(added)
-
-    def is_alive(self, worker: str) -> None:
-        """Say that a worker process lives; to be said again within `_ALIVE_SECONDS`."""
-        self.run(_ALIVE, keys=[f"{self.prefix}workers"], args=[worker, _ALIVE_SECONDS, _DEATH_COUNTS_SECONDS])
-
-    def has_ended(self, worker: str) -> None:
-        """Say that a worker process ends in order, and gave back what it had."""
-        with self.translated():
-            self._redis.zrem(f"{self.prefix}workers", worker)
-
-    def somebody_died(self) -> bool:
-        """Whether a worker process has not been heard of for a while, and did not end in order."""
-        with self.translated():
-            seconds, _ = self._redis.time()
-            return bool(self._redis.zcount(f"{self.prefix}workers", "-inf", seconds))
-
     def begun(self, job_id: str) -> None:
         """Say that somebody begins to plan or to merge a job."""
-        self.run(_BEGUN, keys=[self.key(job_id), self.key(job_id, "busy")], args=[_ALIVE_SECONDS])
+        self.run(_BEGUN, keys=[self.key(job_id), self.key(job_id, "busy")], args=[_AT_WORK_SECONDS])
 
     def goes_on(self, job_ids: Iterable[str]) -> None:
-        """Say that they are still at it; to be said again within `_ALIVE_SECONDS`."""
+        """Say that they are still at it; to be said again within `_AT_WORK_SECONDS`."""
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             for job_id in job_ids:
-                pipe.set(self.key(job_id, "busy"), 1, ex=_ALIVE_SECONDS)
+                pipe.set(self.key(job_id, "busy"), 1, ex=_AT_WORK_SECONDS)
             pipe.execute()
 
     def ended(self, job_id: str) -> None:
@@ -158,49 +119,63 @@ class Sweeps(Client):
         with self.translated():
             return sorted(self._redis.smembers(f"{self.prefix}active"))
 
+    def look_after(self, job_ids: Collection[str]) -> None:
+        """Have these jobs be among `active`, should Redis have lost that; one that has ended leaves by itself."""
+        if job_ids:
+            with self.translated():
+                self._redis.sadd(f"{self.prefix}active", *job_ids)
+
+    def was_looking(self, seconds: float) -> bool:
+        """Whether somebody looked for jobs that stand still in so many seconds before this; from now on, who asks."""
+        with self.translated():
+            return bool(self._redis.set(f"{self.prefix}sweep:looked", 1, get=True, px=int(seconds * 1000)))
+
     def stalled(
-        self, job_ids: Sequence[str], *, seconds: float, grace_seconds: float
-    ) -> tuple[dict[str, int], list[str]]:
+        self, job_ids: Sequence[str], *, seconds: float, grace_seconds: float, anew: bool = False
+    ) -> tuple[dict[str, int], list[str], list[str]]:
         """Those of these jobs at which nobody has been and nothing has moved for so long.
 
         Args:
             job_ids: active ones.
             seconds: how long.
             grace_seconds: how much later than its deadline a job is taken for overdue.
+            anew: nobody looked for a while: none is known to have stood still meanwhile.
 
         Returns:
-            For how many seconds each of those has stood still; and those whose own time has passed.
+            For how many seconds each of those has stood still; those whose own time has passed; and those of which
+            nothing can be told, because what Redis has of them makes no sense.
         """
         kinds = ("", "bytes", "done", "leases", "busy")
-        found, overdue = self.run(
+        found, overdue, damaged = self.run(
             _STALLED,
             keys=[
                 f"{self.prefix}stalls",
                 f"{self.prefix}active",
                 *(self.key(job_id, kind) for job_id in job_ids for kind in kinds),
             ],
-            args=[seconds, grace_seconds, *job_ids],
+            args=[seconds, grace_seconds, f"|{'|'.join(ACTIVE_STATES)}|", int(anew), *job_ids],
         )
-        return dict(zip(found[::2], found[1::2], strict=True)), overdue
+        return dict(zip(found[::2], found[1::2], strict=True)), overdue, damaged
 
-    def looked_at(self, job_id: str, *, is_sent_again: bool) -> tuple[int, int]:
-        """Have a stalled job left alone for a while, because a message waits for it or is sent again.
+    def let_be(self, job_ids: Collection[str]) -> None:
+        """Have stalled jobs left alone for a while, because messages wait for them."""
+        if job_ids:
+            self.run(_LET_BE, keys=[f"{self.prefix}stalls"], args=list(job_ids))
+
+    def sent_again(self, job_id: str) -> tuple[int, int]:
+        """Take note that a stalled job is sent again, and have it left alone for a while.
 
         Returns:
-            How often it was sent again without anything coming of it; and how often a worker had died meanwhile that
-            planned or merged it.
+            How often it was without anything coming of it, 0 if it has ended meanwhile; and how often a worker had
+            died that planned or merged it.
         """
-        tries, deaths = self.run(
-            _LOOKED_AT,
-            keys=[f"{self.prefix}stalls", self.key(job_id)],
-            args=[job_id, int(is_sent_again)],
-        )
+        tries, deaths = self.run(_SENT_AGAIN, keys=[f"{self.prefix}stalls", self.key(job_id)], args=[job_id])
         return tries, deaths
 
     def awaited(self, queues: Iterable[str], tasks: Collection[str]) -> tuple[set[str], set[str]]:
         """The jobs that a message waits for: in a queue; and in a worker that has it until its time comes.
 
-        A message that a worker has, and whose time has come, says nothing: the worker may be gone.
+        A message that a worker has, and whose time has come a while ago, says nothing: the worker may be gone.
 
         Args:
             queues: Celery's.

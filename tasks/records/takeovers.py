@@ -42,7 +42,7 @@ local state, newest, ends_at, all = unpack(redis.call('HMGET', job, 'state', 'ge
 local is_fenced = tonumber(newest or 0) > tonumber(generation)
 local function best()
   if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
-  if is_fenced or state ~= 'fetching' or (ends_at and now >= tonumber(ends_at)) then return nil, false end
+  if is_fenced or state ~= 'fetching' or now >= (tonumber(ends_at) or math.huge) then return nil, false end
   if redis.call('EXISTS', wait) == 1 then return nil, true end
   local all, begun, count, is_done = redis.call('HGETALL', bytes), {}, 0, {}
   for _, number in ipairs(redis.call('SMEMBERS', done)) do is_done[number] = true end

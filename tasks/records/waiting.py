@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+#: So long after its time a message may still be on its way: the worker that has it is busy, or its clock is another.
+_LATE_SECONDS = 5
+
 
 def jobs_of(text: str, tasks: Collection[str]) -> list[str]:
     """The jobs that a message in a queue is for, if it is of one of these tasks; none in what makes no sense."""
@@ -18,12 +21,13 @@ def jobs_of(text: str, tasks: Collection[str]) -> list[str]:
 
 
 def later_jobs_of(text: str, tasks: Collection[str], now: float) -> list[str]:
-    """The same of a message that a worker has, if its time comes after `now`, in seconds since the epoch."""
+    """The same of a message that a worker has, if its time comes, or came just before `now` (since the epoch)."""
     delivery = _parsed(text)  # the message, its exchange, its routing key
     message: Any = delivery[0] if isinstance(delivery, list) and delivery else None
     try:
         eta = message["headers"]["eta"]
-        is_later = isinstance(eta, str) and datetime.fromisoformat(eta).astimezone(UTC).timestamp() > now
+        since = now - _LATE_SECONDS
+        is_later = isinstance(eta, str) and datetime.fromisoformat(eta).astimezone(UTC).timestamp() > since
     except (KeyError, TypeError, ValueError, OverflowError):
         return []
     return _jobs_of(message, tasks) if is_later else []

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.transfer.errors import origin_of, redact
 from tasks.transfer.ranges import ByteRange, nth
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 JobId = Annotated[str, Field(pattern=r"^[0-9a-f]{12}$")]
 
@@ -41,7 +44,8 @@ class Priority(enum.StrEnum):
 
 class _Stored(BaseModel):
     # A newer version's file may have more fields; unknown ones are ignored, missing ones are an error.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A time that is no number cannot be put in order in Redis.
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
 
 class JobSpec(_Stored):
@@ -176,6 +180,10 @@ class Manifest(_Stored):
     sealed_request: str  #: a `SourceRequest` as `tasks.sealing` stores it
     created_at: float  #: seconds since the epoch
     cluster: str = ""  #: names the Redis that knows of the job
+
+    def may_be_of(self, names: Collection[str]) -> bool:
+        """Whether it may be a job of the cluster of these names; who shares the volume may have one of the same id."""
+        return not self.cluster or self.cluster in names
 
     @property
     def origin(self) -> str:

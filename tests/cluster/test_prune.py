@@ -32,11 +32,10 @@ WEEK = 7 * DAY
 PART_BYTES = 1 * MIB
 
 #: What stays in Redis for ever, because it does not grow with the number of jobs: kombu's queues, and what it calls
-#: bindings, of our three queues and of Celery's own for remote control and events.
-QUEUES = ("control", "merge", *CHUNKS_LISTS)
+#: bindings, of our queues and of Celery's own for remote control and events.
 FIXED_KEYS = (
-    {f"_kombu.binding.{queue}" for queue in QUEUES}
-    | {f"_kombu.binding_permanent.{queue}" for queue in QUEUES}
+    {f"_kombu.binding.{queue}" for queue in ("control", "merge", *CHUNKS_LISTS)}
+    | {f"_kombu.binding_permanent.{queue}" for queue in ("control", "merge", *CHUNKS_LISTS)}
     | {"_kombu.binding.celery.pidbox", "_kombu.binding.celeryev", "_kombu.binding.reply.celery.pidbox"}
     | {"_kombu.binding_deadlines"}
     | {"names", "workers"}
@@ -89,6 +88,23 @@ def record(records, job_id, state, *, ended_seconds=0, **fields):
     if state is not JobState.QUEUED:
         fields |= {"finished_at": repr(time.time() - ended_seconds)} if state.is_final else {}
         assert records.transition(job_id, state, fields=fields)
+
+
+def test_what_another_cluster_is_at_stays_though_its_job_has_the_same_id(records, volume):
+    """With one secret key, batches of the same list have jobs of the same ids."""
+    job_id = new_id()
+    record(records, job_id, JobState.COMPLETE, ended_seconds=8 * DAY)
+    path = leave_parts(volume, job_id)
+    folder = volume.job(job_id)
+    records.join("this one")
+    folder.write_manifest(folder.read_manifest().model_copy(update={"cluster": "another"}))
+    assert prune(volume, records, older_than_seconds=9 * DAY).jobs == []
+    assert prune(volume, records, older_than_seconds=WEEK).jobs == [job_id], "the record"
+    assert path.exists()
+    folder.write_manifest(folder.read_manifest().model_copy(update={"cluster": "this one"}))
+    record(records, job_id, JobState.COMPLETE)
+    assert prune(volume, records, older_than_seconds=WEEK).jobs == [job_id]
+    assert not path.exists()
 
 
 def new_id():

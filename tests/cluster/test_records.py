@@ -316,3 +316,35 @@ def test_the_list_forgets_jobs_whose_records_have_expired(records, redis):
     redis.client().delete("t:job:00000000000a")
     assert [record.job_id for record in records.list()] == [JOB]
     assert redis.client().zrange("t:jobs", 0, -1) == [JOB]
+
+
+@pytest.mark.parametrize("kind", ["", ":bytes", ":done", ":shares"])
+def test_the_list_goes_without_what_is_damaged(records, redis, kind):
+    other = "ba9876543210"
+    records.create([NewJob(other, "http://h/f", JobSpec(), "plain:{}")], now=2.0)
+    redis.client().delete(f"t:job:{JOB}{kind}")
+    redis.client().set(f"t:job:{JOB}{kind}", "nonsense")
+    assert [record.job_id for record in records.list()] == [other]
+    assert redis.client().zrange("t:jobs", 0, -1) == [JOB, other]
+    with pytest.raises(RedisError, match="damaged"):
+        records.read(JOB)
+    assert records.states([JOB, other])[1] is JobState.QUEUED
+    assert records.endings([JOB, other])[1].state is JobState.QUEUED
+
+
+@pytest.mark.parametrize("value", ["nonsense", None])
+def test_ended_jobs_are_forgotten_though_one_is_damaged(records, redis, value):
+    other = "ba9876543210"
+    records.create([NewJob(other, "http://h/f", JobSpec(), "plain:{}")], now=2.0)
+    for job_id in (JOB, other):
+        records.transition(job_id, JobState.CANCELLED, fields={"finished_at": 5})
+    if value is None:
+        redis.client().set(f"t:job:{JOB}", "nonsense")
+    else:
+        redis.client().hset(f"t:job:{JOB}", "finished_at", value)
+    assert records.forget_ended(6.0) == [other]
+
+
+def test_a_deadline_that_is_no_time_is_none(records, redis):
+    redis.client().hset(f"t:job:{JOB}", "ends_at", "soon")
+    begin(records, 0)

@@ -76,6 +76,67 @@ def test_who_plans_or_merges_is_at_it(records):
     wait_until_stalled(records)
 
 
+def test_what_was_while_nobody_looked_is_not_held_against_a_job(records):
+    """Redis was away: nobody could say that he was at it."""
+    wait_until_stalled(records)
+    assert records.sent_again(JOB) == (1, 0)
+    wait_until_stalled(records)
+    found, _, _ = records.stalled([JOB], seconds=1, grace_seconds=5, anew=True)
+    assert found == {}
+    assert stalled(records) == []
+    wait_until_stalled(records)
+    assert records.sent_again(JOB) == (2, 0), "what was in vain stays so"
+
+
+def test_who_looks_is_told_whether_somebody_did_before(records, redis):
+    assert not records.was_looking(60)
+    assert records.was_looking(60)
+    assert 0 < redis.client().ttl("t:sweep:looked") <= 60
+
+
+def test_a_job_that_ended_while_the_sweep_was_on_its_way_leaves_nothing(records, redis):
+    wait_until_stalled(records)
+    records.transition(JOB, JobState.FAILED)
+    assert records.stalled([JOB], seconds=1, grace_seconds=5) == ({}, [], [])
+    assert records.sent_again(JOB) == (0, 0)
+    records.let_be([JOB])
+    assert redis.client().hlen("t:stalls") == 0
+
+
+def test_a_job_that_ended_leaves_those_that_are_active(records, redis):
+    records.transition(JOB, JobState.FAILED)
+    records.look_after([JOB])
+    assert records.active() == [JOB]
+    assert stalled(records) == []
+    assert records.active() == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        ("", "ends_at", "soon"),
+        ("", "retries_count", "a few"),
+        (":bytes", "0", "many"),
+    ],
+)
+def test_a_damaged_value_keeps_no_job_from_being_sent_again(records, redis, kind, field, value):
+    redis.client().hset(f"t:job:{JOB}{kind}", field, value)
+    wait_until_stalled(records)
+
+
+@pytest.mark.parametrize("kind", ["", ":bytes", ":done", ":leases"])
+def test_a_damaged_job_keeps_nobody_from_the_others(records, redis, kind):
+    records.create([NewJob(OTHER, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
+    redis.client().delete(f"t:job:{JOB}{kind}")
+    redis.client().set(f"t:job:{JOB}{kind}", "nonsense")
+
+    def look() -> tuple[list[str], list[str]]:
+        found, _, damaged = records.stalled([JOB, OTHER], seconds=1, grace_seconds=5)
+        return list(found), damaged
+
+    wait_until(lambda: look() == ([OTHER], [JOB]), what="the other job")
+
+
 @pytest.mark.parametrize("state", [JobState.PAUSED, JobState.COMPLETE, JobState.FAILED, JobState.CANCELLED])
 def test_a_job_at_rest_is_not_looked_at(records, redis, state):
     wait_until_stalled(records)
@@ -88,16 +149,27 @@ def test_a_job_at_rest_is_not_looked_at(records, redis, state):
 
 def test_it_is_counted_how_often_a_job_was_sent_again_in_vain(records):
     wait_until_stalled(records)
-    assert records.looked_at(JOB, is_sent_again=True) == (1, 0)
+    assert records.sent_again(JOB) == (1, 0)
     assert stalled(records) == []
     wait_until_stalled(records)
-    assert records.looked_at(JOB, is_sent_again=False) == (1, 0), "somebody will be at it"
+    records.let_be([JOB])  # somebody will be at it
+    assert stalled(records) == []
     wait_until_stalled(records)
-    assert records.looked_at(JOB, is_sent_again=True) == (2, 0)
+    assert records.sent_again(JOB) == (2, 0)
     records.retried(JOB)  # something came of it
     assert stalled(records) == []
     wait_until_stalled(records)
-    assert records.looked_at(JOB, is_sent_again=True) == (1, 0)
+    assert records.sent_again(JOB) == (1, 0)
+
+
+def test_a_job_that_is_resumed_begins_with_no_worker_dead(records):
+    wait_until_stalled(records)
+    assert records.sent_again(JOB) == (1, 0)
+    records.begun(JOB)
+    records.transition(JOB, JobState.FAILED)
+    records.transition(JOB, JobState.QUEUED, allowed={JobState.FAILED})
+    wait_until_stalled(records)
+    assert records.sent_again(JOB) == (1, 0)
 
 
 def test_workers_that_died_planning_or_merging_are_counted(records, redis):
@@ -105,17 +177,18 @@ def test_workers_that_died_planning_or_merging_are_counted(records, redis):
         records.begun(JOB)
         redis.client().delete(f"t:job:{JOB}:busy")  # runs out
         wait_until_stalled(records)
-        assert records.looked_at(JOB, is_sent_again=True) == (deaths, deaths)
+        assert records.sent_again(JOB) == (deaths, deaths)
     records.begun(JOB)
     records.ended(JOB)
     wait_until_stalled(records)
-    assert records.looked_at(JOB, is_sent_again=True) == (3, 2)
+    assert records.sent_again(JOB) == (3, 2)
 
 
 def test_a_job_is_awaited_by_messages_in_queues_and_by_those_whose_time_will_come(records, redis):
     client = redis.client()
     later = (datetime.now(tz=UTC) + timedelta(minutes=1)).isoformat()
     sooner = (datetime.now(tz=UTC) - timedelta(minutes=1)).isoformat()
+    just_now = (datetime.now(tz=UTC) - timedelta(seconds=1)).isoformat()
 
     def awaited() -> tuple[set[str], set[str]]:
         return records.awaited(["q", "r"], {"a.task", "many"})
@@ -129,6 +202,9 @@ def test_a_job_is_awaited_by_messages_in_queues_and_by_those_whose_time_will_com
     delivery = json.dumps([json.loads(message("a.task", JOB, eta=later)), "", "q"])
     client.hset("t:unacked", mapping={"1": delivery, "2": "nonsense", "3": "[]"})
     assert awaited() == (set(), {JOB})
+    delivery = json.dumps([json.loads(message("a.task", JOB, eta=just_now)), "", "q"])
+    client.hset("t:unacked", "1", delivery)
+    assert awaited() == (set(), {JOB}), "on its way to a slot"
     for eta in (sooner, None, "nonsense"):
         delivery = json.dumps([json.loads(message("a.task", JOB, eta=eta)), "", "q"])
         client.hset("t:unacked", "1", delivery)

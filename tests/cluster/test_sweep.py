@@ -13,9 +13,14 @@ import pytest
 from orchestrator.submission import Submission, Wanted
 from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
+from support.manifests import manifest_of_file
+from support.moving_origin import moving_origin, version
 from support.origin import origin
 from support.tools import wait_until
 from tasks.jobs import JobState
+from tasks.records import NewJob
+from tasks.sweep import look_at_volume
+from tasks.transfer.manifest import JobSpec, LayoutName, UnplannedJob
 
 CONTENT = random.Random(11).randbytes(12 * MIB + 7)
 CHUNK_BYTES = 1 * MIB
@@ -221,3 +226,82 @@ def test_a_job_whose_merge_kills_each_worker_fails_in_the_end(empty_cluster: Clu
     assert f"{deaths} workers died" in record.error.message
     assert deaths == 5
     assert served.served_bytes < len(CONTENT) + 2 * MIB
+
+
+def test_a_job_comes_back_whose_plan_was_at_the_origin_when_redis_was_emptied(empty_cluster: Cluster):
+    """Nobody waits for it, and nothing of it was on the volume."""
+    client = empty_cluster.redis.client()
+    with (
+        moving_origin(version(4 * MIB, 3, etag='"v1"')) as served,
+        empty_cluster.orchestrator() as orchestrator,
+    ):
+
+        def empty_once(seen):
+            served.on_request = lambda seen: None
+            client.flushall()
+
+        served.on_request = empty_once
+        start(empty_cluster)
+        job = orchestrator.submit(served.url, chunk_size_bytes=MIB)
+        wait_until((empty_cluster.volume / "file").exists, seconds=60, what="the file")
+        wait_until(lambda: job.status().state is JobState.COMPLETE, what="the record")
+    wait_until_clean(empty_cluster.volume)
+
+
+JOB, DAMAGED = "0123456789ab", "000000000001"
+
+
+def plan_on_volume(here, job_id: str, cluster: str) -> None:
+    folder = here.volume.job(job_id)
+    folder.create()
+    manifest = manifest_of_file(
+        2 * MIB, job_id=job_id, destination=f"{job_id}.bin", chunk_size_bytes=MIB, layout=LayoutName.PARTS
+    )
+    assert folder.write_first_manifest(manifest.model_copy(update={"cluster": cluster}))
+
+
+@pytest.mark.parametrize("state", [JobState.COMPLETE, JobState.CANCELLED, JobState.FAILED, JobState.PAUSED])
+def test_a_job_of_another_cluster_that_has_the_same_id_is_let_be(empty_cluster: Cluster, state):
+    with empty_cluster.host() as here:
+        here.records.create([NewJob(JOB, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
+        here.records.transition(JOB, state)
+        plan_on_volume(here, JOB, "another")
+        look_at_volume(here)
+        assert here.volume.job(JOB).read_manifest() is not None
+        assert not here.volume.job(JOB).is_left
+
+
+def test_a_damaged_job_on_the_volume_keeps_nobody_from_the_others(empty_cluster: Cluster):
+    client = empty_cluster.redis.client()
+    with empty_cluster.host() as here:
+        plan_on_volume(here, DAMAGED, here.cluster)
+        (here.volume.job(DAMAGED).path / "left").mkdir()
+        plan_on_volume(here, JOB, here.cluster)
+        unplanned = here.volume.root / ".orchestrator" / "unplanned"
+        kept = UnplannedJob(
+            job_id="00000000000b", url="http://h/f", spec=JobSpec(), sealed_request="", created_at=1.0,
+            cluster=here.cluster,
+        )  # fmt: skip
+        here.volume.unplanned_jobs.keep(kept)
+        for name, text in (
+            ("00000000000a", kept.model_dump_json()),  # another's
+            ("00000000000c", kept.model_dump_json().replace("b", "c", 1).replace("1.0", "NaN")),
+            ("00000000000d", "nonsense"),
+        ):
+            (unplanned / f"{name}.json").write_text(text)
+        (unplanned / "00000000000e.json").mkdir()
+        client.sadd("manyhands:active", "00000000000f", "../../x")
+        client.set("manyhands:job:00000000000f", "nonsense")
+        client.hset("manyhands:job:../../x", "state", "queued")
+        here.records.create([NewJob("0000000000ff", "http://h/f", JobSpec(), "plain:{}")], now=1.0)
+        # Only of these: everything that is to be sent is sent by a worker.
+        client.hset(f"manyhands:job:{JOB}", "state", "planning")
+        client.hset("manyhands:job:00000000000b", "state", "queued")
+        look_at_volume(here)
+        assert (unplanned / "0000000000ff.json").exists()
+        assert JOB in here.records.active()
+        client.delete(f"manyhands:job:{JOB}", "manyhands:job:00000000000b")
+    client.set("manyhands:sweep:volume", "of another worker, which is slow")
+    empty_cluster.start_worker("--queues", "control")
+    shown = empty_cluster.run("recover", "--json")
+    assert json.loads(shown.stdout) == {"jobs": sorted([JOB, "00000000000b"], reverse=True)}, shown.stderr

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING
 
 from tasks.transfer.manifest import UnplannedJob
 from tasks.transfer.volume.files import make_folder, volume_errors, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
+
+_JOB_ID = re.compile(r"[0-9a-f]{12}", re.ASCII)
 
 
 class UnplannedJobs:
@@ -34,12 +36,18 @@ class UnplannedJobs:
             for folder in (self._path, self._path.parent):
                 folder.rmdir()
 
-    def __iter__(self) -> Iterator[UnplannedJob]:
-        """All that can be read."""
+    def job_ids(self) -> list[str]:
+        """The jobs that are kept."""
         with volume_errors(self._path):
-            for path in sorted(self._path.glob("*.json")):
-                with contextlib.suppress(FileNotFoundError, ValueError):
-                    yield UnplannedJob.model_validate_json(path.read_bytes())
+            return sorted(path.stem for path in self._path.glob("*.json") if _JOB_ID.fullmatch(path.stem))
+
+    def read(self, job_id: str) -> UnplannedJob | None:
+        """One of these; None if it is gone, or what is there is none of this job."""
+        path = self._of(job_id)
+        with volume_errors(path), contextlib.suppress(FileNotFoundError, ValueError):
+            found = UnplannedJob.model_validate_json(path.read_bytes())
+            return found if found.job_id == job_id else None
+        return None
 
     def _of(self, job_id: str) -> Path:
         return self._path / f"{job_id}.json"
