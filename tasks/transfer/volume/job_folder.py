@@ -152,6 +152,7 @@ class JobFolder:
                 return folder / SHARED_FILE_NAME
             if len(receipts) == 1:
                 return folder / receipts[0].file_name
+            check()
             self._remove_merged_before(manifest)
             merged = folder / f"{_MERGED}{manifest.generation}.{secrets.token_hex(6)}"
             parts = [(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts]
@@ -168,8 +169,9 @@ class JobFolder:
         """Remove what merges of earlier sendings had joined when they died: twice the file may be more than fits."""
         for path in self._plan_folder(manifest).glob(f"{_MERGED}*"):
             generation = path.name.removeprefix(_MERGED).partition(".")[0]
-            # Not those of this one: a merge whose message came twice may be at it.
-            if generation != str(manifest.generation):
+            # Not those of this one: a merge whose message came twice may be at it. Nor those of a later one, if this
+            # process stood still.
+            if generation.isdecimal() and int(generation) < manifest.generation:
                 path.unlink(missing_ok=True)
 
     def blocks_of(self, manifest: Manifest, receipt: Receipt) -> Iterator[memoryview]:
