@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import Followed, LayoutName, Manifest
-from tasks.transfer.volume.files import make_folder, read_blocks, volume_errors, write_first, write_whole
+from tasks.transfer.volume.files import (
+    is_same_file,
+    make_folder,
+    read_blocks,
+    volume_errors,
+    write_first,
+    write_whole,
+)
 from tasks.transfer.volume.joining import join
 from tasks.transfer.volume.part_writer import PartWriter
 from tasks.transfer.volume.proof import SHARED_FILE_NAME, kept_bytes, prove, refuse, refute
@@ -131,8 +138,8 @@ class JobFolder:
         """
         plan = "plan-*" if manifest is None else self._plan_folder(manifest).name
         with volume_errors(self.path):
-            return published.exists() and any(
-                _is_same(path, published) for path in self.path.glob(f"{plan}/*")
+            return os.path.lexists(published) and any(
+                is_same_file(path, published) for path in self.path.glob(f"{plan}/*")
             )
 
     def join(
@@ -319,12 +326,5 @@ class JobFolder:
 def _is_of_size(path: Path, size_bytes: int) -> bool:
     try:
         return path.stat().st_size == size_bytes
-    except FileNotFoundError:
-        return False
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
     except FileNotFoundError:
         return False
