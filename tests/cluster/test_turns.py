@@ -8,7 +8,7 @@ from pydantic import SecretStr
 from tasks.jobs import JobState
 from tasks.records import NewJob, Progress, Records, Search
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
-from tasks.transfer.manifest import JobSpec, Priority, Span
+from tasks.transfer.manifest import JobSpec, Priority, Receipt, Span
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 ORIGIN = "http://h:80"
@@ -187,11 +187,12 @@ def test_deaths_are_counted_when_a_span_is_taken_over_or_sent_again_and_not_afte
     assert following.span == Span(1, 0, CHUNK_BYTES)
     assert following.deaths_count == 1
     bury(redis, A, "h/a0")
-    records.rejoin(A, [1, 2])
+    whole = Receipt(number=0, length_bytes=CHUNK_BYTES, crc32c=0, file_name="shared", brought_bytes={"h": 1})
+    records.rejoin(A, [whole])
     lease = ask(records, A, 1, limit=9, who="h/9")
     assert lease.deaths_count == 2
     bury(redis, A, "h/9")
     records.transition(A, JobState.PAUSED)
     records.transition(A, JobState.QUEUED, allowed={JobState.PAUSED})
-    records.rejoin(A, [1, 2])
+    records.rejoin(A, [whole])
     assert ask(records, A, 1, limit=9, who="h/10").deaths_count == 1  # of who had it last
