@@ -88,6 +88,9 @@ class Watch:
         self._at_work: Counter[str] = Counter()  # jobs that are planned or merged
         self._guarded: dict[str, _Guarded] = {}
         self._lock = threading.Lock()
+        self._looking = (
+            threading.Lock()
+        )  # held while the watch looks: no attempt ends meanwhile, see `report`
         self._is_running = False
         self.is_draining = False  #: this worker goes away
         self._redis_is_away = False
@@ -135,7 +138,7 @@ class Watch:
         try:
             yield
         finally:
-            with self._lock:
+            with self._looking, self._lock:
                 del self._watched[attempt.name]
 
     @contextmanager
@@ -199,6 +202,10 @@ class Watch:
 
     def tick(self) -> None:
         """Look once at all attempts."""
+        with self._looking:
+            self._look()
+
+    def _look(self) -> None:
         with self._lock:
             watched, guarded = list(self._watched.values()), list(self._guarded.values())
         for attempt in (*(each.attempt for each in watched), *(each.attempt for each in guarded)):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tasks.records.late import GO_WITH, LATE_SECONDS
+from tasks.records.late import GO_WITH
 from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases
 from tasks.records.reading import as_count, as_state, as_time
 from tasks.records.turns import WAITS
@@ -17,8 +17,30 @@ if TYPE_CHECKING:
     from tasks.records.progress import Progress
     from tasks.records.turns import Starving
 
-#: What TTL says of a key that does not expire.
-_NEVER = -1
+# An attempt has its lease again if that has vanished, or if Redis was away when it asked; unless another is at its span
+# by now.
+_REPORTED = (
+    GO_WITH
+    + """
+local job, bytes, speeds, job_leases, origin_leases = unpack(KEYS)
+local holder, span, done_bytes, speed, seconds, kept = unpack(ARGV)
+local now = redis.call('TIME')[1] + 0
+local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
+if who and who ~= holder and not redis.call('ZSCORE', job_leases, holder)
+  and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now then
+  return
+end
+if done_bytes ~= '' then
+  redis.call('HSET', bytes, span, done_bytes)
+  redis.call('HSET', speeds, span, speed .. ' ' .. holder)
+  go_with(job, {bytes, speeds})
+end
+for _, leases in ipairs({job_leases, origin_leases}) do
+  redis.call('ZADD', leases, now + seconds, holder)
+  redis.call('EXPIRE', leases, kept)
+end
+"""
+)
 
 # A span that somebody failed with is left to its chunk's message, which waits as long as it has to: others take it for
 # one whose worker died just now.
@@ -71,41 +93,32 @@ class Attempts(Leases):
     """Reports of attempts."""
 
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
-        """Store the progress of attempts and renew their leases; how each stands, by its holder."""
+        """Store the progress of attempts and renew their leases; how each stands, by its holder.
+
+        None of them may end before this returns: a lease that was given back would come to life again.
+        """
         reports = [report for report in reports if report.span is not None]
         job_ids = list(dict.fromkeys(report.job_id for report in reports))
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for job_id in job_ids:
                 pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
-                pipe.ttl(self.key(job_id))
                 pipe.zcard(self.key(job_id, "leases"))
             for report in reports:
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
-            of_jobs, spans = answers[: 3 * len(job_ids)], answers[3 * len(job_ids) :]
-            jobs = dict(zip(job_ids, zip(*(of_jobs[kind::3] for kind in range(3)), strict=True), strict=True))
+            of_jobs, spans = answers[: 2 * len(job_ids)], answers[2 * len(job_ids) :]
+            jobs = dict(zip(job_ids, zip(of_jobs[::2], of_jobs[1::2], strict=True), strict=True))
             now = seconds[0] + seconds[1] / 1e6
             for report in reports:
-                if report.done_bytes is not None:
-                    speed = -1 if report.bytes_per_second is None else int(report.bytes_per_second)
-                    pipe.hset(self.key(report.job_id, "bytes"), str(report.span), report.done_bytes)
-                    pipe.hset(self.key(report.job_id, "speeds"), str(report.span), f"{speed} {report.holder}")
-                    _, left_seconds, _ = jobs[report.job_id]
-                    if left_seconds != _NEVER:
-                        for kind in ("bytes", "speeds"):
-                            pipe.expire(self.key(report.job_id, kind), max(left_seconds, 0) or LATE_SECONDS)
-                for leases in self.leases_of(report):
-                    # XX: a lease that was given back meanwhile must not come to life again.
-                    pipe.zadd(leases, {report.holder: seconds[0] + LEASE_SECONDS}, xx=True)
-                    pipe.expire(leases, LEASES_KEPT_SECONDS)
+                self._store(report, pipe)
             origins = list(dict.fromkeys(report.origin for report in reports))
             self.ask_starving(pipe, origins, now)
             starving = self.read_starving(pipe.execute(), origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
-            (state, generation, ends_at), _, connections_count = jobs[report.job_id]
+            (state, generation, ends_at), connections_count = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
@@ -116,6 +129,22 @@ class Attempts(Leases):
                 starving=starving[report.origin],
             )
         return standings
+
+    def _store(self, report: Progress, pipe: Any) -> None:
+        """Have a pipeline store the progress of an attempt, and renew its lease."""
+        keys = [
+            *(self.key(report.job_id, kind) for kind in ("", "bytes", "speeds")),
+            *self.leases_of(report),
+        ]
+        args = [
+            report.holder,
+            str(report.span),
+            "" if report.done_bytes is None else report.done_bytes,
+            -1 if report.bytes_per_second is None else int(report.bytes_per_second),
+            int(LEASE_SECONDS),
+            LEASES_KEPT_SECONDS,
+        ]
+        self.script(_REPORTED)(keys=keys, args=args, client=pipe)
 
     def attempt_ended(self, progress: Progress, *, has_failed: bool = False) -> None:
         """Store how far an unfinished attempt came, and give its lease back.

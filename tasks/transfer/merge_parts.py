@@ -99,10 +99,10 @@ def publish_parts(
             _make_ready(folder, manifest, whole, size_bytes)
             check()
             _ask(may_publish)
-        except AttemptStopped:
+            _publish(volume, folder, manifest, whole, check)
+        except (AttemptStopped, DestinationExists):
             folder.discard_joined(whole)
             raise
-        _publish(volume, folder, manifest, whole)
     return Merged(
         path=path,
         size_bytes=size_bytes,
@@ -123,14 +123,16 @@ def _ask(may_publish: Callable[[], bool]) -> None:
         raise AttemptStopped(StopReason.JOB_ENDED)
 
 
-def _publish(volume: Volume, folder: JobFolder, manifest: Manifest, whole: Path) -> None:
+def _publish(
+    volume: Volume, folder: JobFolder, manifest: Manifest, whole: Path, check: Callable[[], object]
+) -> None:
     spec = manifest.spec
     try:
         volume.publish(whole, manifest.destination, overwrite=spec.overwrite, sync=spec.sync)
     except DestinationExists:
         # By another merge or plan of this job, which was quicker, or died right after.
         if not folder.holds(volume.path_of(manifest.destination), manifest) and not volume.has_same_content(
-            manifest.destination, whole
+            manifest.destination, whole, check=check
         ):
             raise
 

@@ -268,6 +268,32 @@ def test_who_lost_its_lease_has_nothing_to_say_of_a_span_that_another_is_at(reco
         assert redis.client().hget(f"t:job:{JOB}:speeds", "0") == "-1 h/1"
 
 
+@pytest.mark.parametrize("loses", ["all that was known of the job", "its lease"])
+def test_an_attempt_that_goes_on_has_its_lease_again(records, redis, loses):
+    begin(records, 0)
+    if loses == "its lease":  # as when Redis was away for a minute
+        redis.client().delete(f"t:job:{JOB}:leases", f"t:origin:{ORIGIN}:leases")
+    else:  # or when Redis was away when it began
+        redis.client().delete(*(f"t:job:{JOB}:{kind}" for kind in ("leases", "bytes", "speeds")))
+    records.report([progress("h/0", Span(0), 5)])
+    assert records.read(JOB).connections_count == 1
+    lease = records.acquire(progress("h/1", Span(0)), origin_limit=9, job_limit=9, length_bytes=9)
+    assert lease.is_held
+    assert not redis.client().exists(f"t:job:{JOB}:deaths")
+
+
+def test_an_attempt_without_a_lease_takes_no_span_from_another(records, redis):
+    begin(records, 0)
+    redis.client().delete(f"t:job:{JOB}:leases")
+    second = progress("h/1", Span(0), 7)
+    assert records.acquire(second, origin_limit=9, job_limit=9, length_bytes=CHUNK_BYTES).is_given
+    records.report([second])
+    assert records.report([progress("h/0", Span(0), 5)])["h/0"].state is JobState.FETCHING
+    assert redis.client().hget(f"t:job:{JOB}:bytes", "0") == "7"
+    assert redis.client().hget(f"t:job:{JOB}:speeds", "0") == "-1 h/1"
+    assert records.read(JOB).connections_count == 1
+
+
 @pytest.mark.parametrize("value", ["x", "", "-5", "1e3"])
 def test_a_stop_that_is_no_number_is_none(records, redis, value):
     redis.client().hset(f"t:job:{JOB}:stops", "0", value)

@@ -14,6 +14,7 @@ from support.scripted import file_answer, scripted_server
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.errors import (
     BadResponse,
+    DestinationExists,
     OriginBusy,
     OriginUnreachable,
     RangesRefused,
@@ -412,6 +413,34 @@ def test_a_merge_that_is_run_again_never_writes_to_the_published_file(tmp_path):
         assert bench.content() == CONTENT  # not DestinationExists: it is this job's own file
         after = published.stat()
         assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+@pytest.mark.parametrize("layout", [LayoutName.PARTS, LayoutName.SHARED])
+def test_a_name_that_was_taken_meanwhile_is_only_taken_over_with_the_files_own_bytes(tmp_path, layout):
+    published = tmp_path / "file.bin"
+    with scripted_server(file_answer(CONTENT)) as server:
+        bench = Bench(tmp_path, server.url, layout=layout)
+        for number in range(3):
+            bench.fetch(number)
+    (part,) = bench.folder.path.glob(
+        "plan-*/" + ("shared" if layout is LayoutName.SHARED else "00000.*[0-9a-f]")
+    )
+    for target in ("nowhere", part):  # the second would lead nowhere soon
+        published.symlink_to(target)
+        with pytest.raises(DestinationExists):
+            merge_parts(bench.volume, bench.manifest)
+        assert published.is_symlink()
+        published.unlink()
+    for content in (CONTENT[:-1], CONTENT[:-1] + b"?", CONTENT + b"?"):
+        published.write_bytes(content)
+        with pytest.raises(DestinationExists):
+            merge_parts(bench.volume, bench.manifest)
+        assert published.read_bytes() == content
+    assert not list(bench.folder.path.glob("plan-*/merged.*"))
+    published.write_bytes(CONTENT)
+    before = published.stat()
+    assert bench.content() == CONTENT
+    assert (published.stat().st_ino, published.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_receipts_do_not_outlive_the_shared_file(tmp_path):

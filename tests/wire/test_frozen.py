@@ -55,3 +55,19 @@ def test_nothing_is_written_after_it(tmp_path, layout):
         fetch_chunk(source, folder, manifest, manifest.chunk(0), later := Attempt("b", pulse), "h")
     assert later.resumed_bytes >= 2 * MIB
     assert folder.proven(manifest, manifest.chunk(0)).is_whole
+
+
+def test_a_merge_leaves_alone_what_one_of_a_later_sending_has_joined(tmp_path):
+    folder = Volume(tmp_path).job("0123456789ab")
+    manifest = manifest_of_file(len(CONTENT), chunk_size_bytes=4 * MIB, layout=LayoutName.PARTS)
+    folder.create()
+    assert folder.write_first_manifest(manifest)
+    receipts = []
+    for chunk in manifest.chunks():
+        with folder.open_part(manifest, chunk) as part:
+            part.write(CONTENT[chunk.start : chunk.range.stop])
+            receipts.append(part.complete("h"))
+    later = [folder.join(manifest.model_copy(update={"generation": 10 + n}), receipts) for n in range(2)]
+    assert [path.exists() for path in later] == [False, True]
+    own = folder.join(manifest.model_copy(update={"generation": 9}), receipts)
+    assert later[1].read_bytes() == own.read_bytes() == CONTENT

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.transfer.errors import VolumeFailed, VolumeFull, VolumeMissing, VolumeReadOnly
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
@@ -197,6 +197,28 @@ def _forget(fd: int, offset: int, length_bytes: int | None) -> None:
         0 if length_bytes is None else -(-(offset + length_bytes) // _CACHED_BYTES) * _CACHED_BYTES - start
     )
     os.posix_fadvise(fd, start, most_bytes, os.POSIX_FADV_DONTNEED)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two names are of one file; a symbolic link is none of what it leads to."""
+    try:
+        return os.path.samestat(one.lstat(), other.lstat())
+    except FileNotFoundError:
+        return False
+
+
+def has_same_bytes(one: Path, other: Path, *, check: Callable[[], object]) -> bool:
+    """Whether two files have the same bytes; `check` is asked before each block, and what it raises ends it."""
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while True:
+            check()
+            block = first.read(_READ_BYTES)
+            if block != second.read(_READ_BYTES):
+                return False
+            if not block:
+                return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.errors import VolumeFailed
 from tasks.transfer.manifest import Followed, LayoutName, Manifest
-from tasks.transfer.volume.files import make_folder, read_blocks, volume_errors, write_first, write_whole
+from tasks.transfer.volume.files import (
+    is_same_file,
+    make_folder,
+    read_blocks,
+    volume_errors,
+    write_first,
+    write_whole,
+)
 from tasks.transfer.volume.joining import join
 from tasks.transfer.volume.part_writer import PartWriter
 from tasks.transfer.volume.proof import SHARED_FILE_NAME, kept_bytes, prove, refuse, refute
@@ -131,8 +138,8 @@ class JobFolder:
         """
         plan = "plan-*" if manifest is None else self._plan_folder(manifest).name
         with volume_errors(self.path):
-            return published.exists() and any(
-                _is_same(path, published) for path in self.path.glob(f"{plan}/*")
+            return os.path.lexists(published) and any(
+                is_same_file(path, published) for path in self.path.glob(f"{plan}/*")
             )
 
     def join(
@@ -152,6 +159,7 @@ class JobFolder:
                 return folder / SHARED_FILE_NAME
             if len(receipts) == 1:
                 return folder / receipts[0].file_name
+            check()
             self._remove_merged_before(manifest)
             merged = folder / f"{_MERGED}{manifest.generation}.{secrets.token_hex(6)}"
             parts = [(folder / receipt.file_name, receipt.length_bytes) for receipt in receipts]
@@ -168,8 +176,9 @@ class JobFolder:
         """Remove what merges of earlier sendings had joined when they died: twice the file may be more than fits."""
         for path in self._plan_folder(manifest).glob(f"{_MERGED}*"):
             generation = path.name.removeprefix(_MERGED).partition(".")[0]
-            # Not those of this one: a merge whose message came twice may be at it.
-            if generation != str(manifest.generation):
+            # Not those of this one: a merge whose message came twice may be at it. Nor those of a later one, if this
+            # process stood still.
+            if generation.isdecimal() and int(generation) < manifest.generation:
                 path.unlink(missing_ok=True)
 
     def blocks_of(self, manifest: Manifest, receipt: Receipt) -> Iterator[memoryview]:
@@ -317,12 +326,5 @@ class JobFolder:
 def _is_of_size(path: Path, size_bytes: int) -> bool:
     try:
         return path.stat().st_size == size_bytes
-    except FileNotFoundError:
-        return False
-
-
-def _is_same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
     except FileNotFoundError:
         return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import filecmp
 import hashlib
 import os
 import re
@@ -24,6 +23,8 @@ from tasks.transfer.errors import (
 from tasks.transfer.volume.files import (
     NO_LINKS,
     free_bytes,
+    has_same_bytes,
+    is_same_file,
     make_folder,
     sync_folder,
     volume_errors,
@@ -217,11 +218,16 @@ class Volume:
             and not folder.holds(self.path_of(manifest.destination))
         )
 
-    def has_same_content(self, destination: str, whole: Path) -> bool:
-        """Whether what has the destination's name is byte for byte the same; reads both."""
-        with volume_errors(whole):
-            path = self.path_of(destination)
-            return path.is_file() and filecmp.cmp(path, whole, shallow=False)
+    def has_same_content(self, destination: str, whole: Path, *, check: Callable[[], object]) -> bool:
+        """Whether a file has the destination's name that is byte for byte the same; reads both.
+
+        A symbolic link is no such file: it may lead to the job's own folder, which is going to be removed. What `check`
+        raises, asked all the while, ends it.
+        """
+        path = self.path_of(destination)
+        with volume_errors(whole), contextlib.suppress(FileNotFoundError):
+            return not path.is_symlink() and path.is_file() and has_same_bytes(path, whole, check=check)
+        return False
 
     def publish(self, merged: Path, destination: str, *, overwrite: bool, sync: bool) -> None:
         """Make a complete, checked file visible under its name, by one rename or link; harmless if done before.
@@ -283,5 +289,5 @@ def _link_to_free_name(merged: Path, path: Path) -> None:
         # rename() would replace what came to have the name meanwhile; link() refuses.
         path.hardlink_to(merged)
     except FileExistsError:
-        if not path.samefile(merged):
+        if not is_same_file(path, merged):
             raise DestinationExists(str(path)) from None
