@@ -61,6 +61,14 @@ def test_a_rolling_restart_fetches_nothing_again(empty_cluster: Cluster, served)
     wait_until_clean(empty_cluster.volume)
 
 
+def test_who_ends_in_order_is_not_taken_for_dead(empty_cluster: Cluster):
+    worker = empty_cluster.start_worker("--queues", "merge")
+    client = empty_cluster.redis.client()
+    wait_until(lambda: client.zcard("manyhands:workers") == 1, what="its word that it lives")
+    assert end(worker) == 0
+    assert client.zcard("manyhands:workers") == 0
+
+
 def to_be_merged(one: Cluster, orchestrator, served, **options):
     """A job whose parts are all there, whose planner is gone, and which nobody merges yet."""
     planner = one.start_worker("--concurrency", "2", "--queues", "control,chunks")
