@@ -16,8 +16,10 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
+# Most tests wait most of the time: three at once. A file's tests share their servers, and stay together.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile
 
 # More of what the tests do for two minutes; needs root. CHAOS_SEED=N repeats the jobs and acts of a seed.
 chaos: $(INSTALLED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -10,7 +11,14 @@ from typing import TYPE_CHECKING
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import ManifestStale, RangesRefused, TransferError, TransientError, WorkersDied
+from tasks.transfer.errors import (
+    ManifestStale,
+    RangesRefused,
+    TransferError,
+    TransientError,
+    VolumeError,
+    WorkersDied,
+)
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.manifest import Span
 
@@ -122,9 +130,11 @@ class Bringing:
 
     def is_fenced(self) -> bool:
         """Whether a newer plan took over, or the job has ended; its files may be gone already, which is no failure."""
-        manifest = self._folder.read_manifest()
-        if manifest is not None:
-            return manifest.generation > self._generation
+        # What is wrong with the volume is what there is to tell then.
+        with contextlib.suppress(VolumeError):
+            manifest = self._folder.read_manifest()
+            if manifest is not None:
+                return manifest.generation > self._generation
         try:
             state = self._host.records.state(self._job_id)
         except RedisError:

@@ -77,9 +77,14 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
     is_all = chunks_done >= manifest.chunks_count
     if is_all and all_done:
         logger.warning("all parts are there and no merge runs job=%s", job_id)
-        with sending_errors():
-            shown = shown_as(f"{manifest.destination}, late")
-            app.send_task(MERGE_TASK, args=(job_id, generation), **urgency(manifest.spec.priority), **shown)
+        try:
+            with sending_errors():
+                shown = shown_as(f"{manifest.destination}, late")
+                app.send_task(
+                    MERGE_TASK, args=(job_id, generation), **urgency(manifest.spec.priority), **shown
+                )
+        except RedisError as error:
+            logger.warning("merge not sent job=%s error=%s", job_id, error)  # the sweep sends it
         return
     look_again(seconds=LOOK_SECONDS, all_done=is_all)
 

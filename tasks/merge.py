@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tasks.jobs import JobState
 from tasks.messages import again, is_redelivered, sending_errors, shown_as, urgency
 from tasks.records import RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import DigestMismatch, VolumeMissing
+from tasks.transfer.errors import DigestMismatch, VolumeError, VolumeMissing
 from tasks.transfer.merge_parts import Incomplete
 from tasks.transfer.merge_parts import merge_parts as merge
 from tasks.transfer.whole_pass import expected_digests
@@ -112,13 +113,15 @@ def _is_superseded(here: Host, manifest: Manifest) -> bool:
 
 def _fail(here: Host, manifest: Manifest, error: Exception) -> None:
     """Mark the job failed, unless it is no longer this merge's."""
-    if _is_superseded(here, manifest):
-        logger.info("merge fenced off job=%s cause=%s", manifest.job_id, type(error).__name__)
-        return
-    if isinstance(error, DigestMismatch):
-        # Another submit of this file must not end here again without having fetched anything.
-        refuted = manifest.model_copy(update={"refuted_digests": expected_digests(manifest)})
-        here.volume.job(manifest.job_id).write_manifest(refuted)
+    # A volume that fails here as well must not keep anybody from hearing of it.
+    with contextlib.suppress(VolumeError):
+        if _is_superseded(here, manifest):
+            logger.info("merge fenced off job=%s cause=%s", manifest.job_id, type(error).__name__)
+            return
+        if isinstance(error, DigestMismatch):
+            # Another submit of this file must not end here again without having fetched anything.
+            refuted = manifest.model_copy(update={"refuted_digests": expected_digests(manifest)})
+            here.volume.job(manifest.job_id).write_manifest(refuted)
     outcomes.fail(here, manifest.job_id, error, allowed={JobState.MERGING})
 
 

@@ -42,6 +42,7 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
         "destination": manifest.destination,
         "digests": json.dumps(merged.digests),
     }
+    host.records.settle_shares(manifest.job_id, merged.receipts)
     # Paused while it was published: the file is there, and with a `resume` the job would fail for that.
     allowed = ACTIVE_STATES | {JobState.PAUSED}
     if not host.records.transition(manifest.job_id, JobState.COMPLETE, allowed=allowed, fields=fields):

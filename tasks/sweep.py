@@ -11,7 +11,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
-from celery.signals import worker_ready, worker_shutting_down
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from tasks import outcomes
 from tasks.app import CONTROL_QUEUE, FETCH_TASK, MERGE_QUEUE, MERGE_TASK, PLAN_MANY_TASK, PLAN_TASK, app
@@ -82,8 +82,11 @@ class Sweep:
                 logger.exception("%s stumbled", what)
 
     def end(self) -> None:
-        """Sweep no more: the process ends in order."""
+        """Sweep no more: the process is going to end."""
         self._is_over.set()
+
+    def tell_end(self) -> None:
+        """Say that the process has ended in order; one that is ended where it hangs keeps messages that it had."""
         try:
             self._host.records.has_ended(self._host.process_name)
         except RedisError as error:
@@ -219,5 +222,6 @@ def begin(**_: object) -> None:
     """Sweep from now on, until the process ends."""
     sweep = Sweep(host())
     worker_shutting_down.connect(lambda **_: sweep.end(), weak=False)
+    worker_shutdown.connect(lambda **_: sweep.tell_end(), weak=False)
     for run in (sweep.live, sweep.run):
         threading.Thread(target=run, name="sweep", daemon=True).start()

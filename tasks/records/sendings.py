@@ -37,6 +37,19 @@ class Sendings(Client):
         kinds = ("", "bytes", "shares", "done")
         self.run(_ADOPTED, keys=[self.key(job_id, kind) for kind in kinds], args=[])
 
+    def settle_shares(self, job_id: str, receipts: Sequence[Receipt]) -> None:
+        """Store who brought what of a file: while it was fetched, two who were at the same bytes both counted."""
+        shares = {
+            str(Span(receipt.number, receipt.start)): json.dumps(receipt.brought_bytes)
+            for receipt in receipts
+        }
+        with self.translated(), self._redis.pipeline(transaction=True) as pipe:
+            pipe.delete(self.key(job_id, "shares"))
+            if shares:
+                pipe.hset(self.key(job_id, "shares"), mapping=shares)
+            pipe.execute()
+        self.run(_ADOPTED, keys=[self.key(job_id), self.key(job_id, "shares")], args=[])
+
     def rejoin(self, job_id: str, wholes: Sequence[Receipt]) -> None:
         """Bring what is known into line with what is there; what is missing is sent again.
 

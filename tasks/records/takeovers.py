@@ -82,7 +82,8 @@ local function best()
 end
 if span ~= '' and not is_fenced then
   redis.call('HSET', bytes, span, done_bytes)
-  if share ~= '' then redis.call('HSET', shares, span, share) end
+  -- Of a complete job it is settled who brought what.
+  if share ~= '' and state ~= 'complete' then redis.call('HSET', shares, span, share) end
   redis.call('HDEL', speeds, span)
   if whole ~= '' then redis.call('SADD', done, whole) end
   go_with(job, {bytes, shares, done})

@@ -26,6 +26,7 @@ class Merged:
     size_bytes: int
     crc32c: int
     digests: dict[str, str]  #: those that were compared: algorithm -> hexadecimal
+    receipts: Sequence[Receipt]  #: of all that it is made of, in order
     was_followed: bool = False  #: they were computed while parts were still being fetched
 
 
@@ -108,6 +109,7 @@ def publish_parts(
         size_bytes=size_bytes,
         crc32c=whole_crc32c,
         digests=expected_digests(manifest),
+        receipts=receipts,
         was_followed=was_followed,
     )
 

@@ -17,6 +17,8 @@ from support.origin import origin
 from support.tools import end, wait_until
 from tasks.jobs import JobState
 
+pytestmark = pytest.mark.alone
+
 CONTENT = random.Random(12).randbytes(32 * MIB + 5)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 #: A worker ends within 2 s of SIGTERM; on a machine that others use, too, twice that.
@@ -59,6 +61,14 @@ def test_a_rolling_restart_fetches_nothing_again(empty_cluster: Cluster, served)
     assert record.sha256 == SHA256
     assert sum(share.bytes for share in record.workers.values()) == len(CONTENT)
     wait_until_clean(empty_cluster.volume)
+
+
+def test_who_ends_in_order_is_not_taken_for_dead(empty_cluster: Cluster):
+    worker = empty_cluster.start_worker("--queues", "merge")
+    client = empty_cluster.redis.client()
+    wait_until(lambda: client.zcard("manyhands:workers") == 1, what="its word that it lives")
+    assert end(worker) == 0
+    assert client.zcard("manyhands:workers") == 0
 
 
 def to_be_merged(one: Cluster, orchestrator, served, **options):

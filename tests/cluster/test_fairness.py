@@ -13,6 +13,8 @@ from support.origin import origin
 from support.tools import wait_until
 from tasks.jobs import JobState
 
+pytestmark = pytest.mark.alone
+
 RATE = MIB // 4
 SMALL = random.Random(5).randbytes(MIB)  # four seconds at that rate
 

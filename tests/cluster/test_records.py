@@ -133,6 +133,20 @@ def test_chunks_that_several_brought_keep_their_shares_when_others_are_sent_agai
     assert record.chunks_done == 0
 
 
+def test_bytes_that_two_brought_count_once_in_the_end(records):
+    begin(records, 0, 1, 2)
+    # Cut too late: who was at the beginning had brought the rest as well.
+    records.span_done(progress("h/0", Span(0, 7), CHUNK_BYTES - 7), {"i": CHUNK_BYTES - 7}, is_whole=False)
+    for number in range(3):
+        end(records, number)
+    assert sum(share.bytes for share in records.read(JOB).workers.values()) > 3 * CHUNK_BYTES
+    records.settle_shares(JOB, [receipt(number) for number in range(3)])
+    assert records.transition(JOB, JobState.COMPLETE)
+    records.span_done(progress("h/1", Span(0, 7), CHUNK_BYTES - 7), {"i": CHUNK_BYTES - 7}, is_whole=False)
+    workers = records.read(JOB).workers
+    assert {name: share.bytes for name, share in workers.items()} == {"h": 3 * CHUNK_BYTES}
+
+
 def test_a_beginning_that_is_there_is_not_taken_over_when_the_rest_is_sent_again(records, redis):
     begin(records, 0, 1, 2)
     end(records, 0)

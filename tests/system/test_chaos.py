@@ -122,6 +122,7 @@ def scene(tmp_path: Path, seed: int) -> Iterator[Scene]:
         yield Scene(volume, redis, origin, hosts, monkey)
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(2 * RAGING_SECONDS + QUIET_SECONDS + 400)
 @pytest.mark.parametrize("flushes", [False, True], ids=["redis-keeps", "redis-emptied"])
 def test_nothing_is_lost_and_nothing_hangs(scene: Scene, seed: int, flushes: bool, capsys):

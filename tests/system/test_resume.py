@@ -185,6 +185,7 @@ def sent_bytes(log: Path) -> int:
     return sum(map(int, re.findall(r'" 20[06] (\d+) ', log.read_text()))) if log.exists() else 0
 
 
+@pytest.mark.alone
 def test_after_everything_was_killed_at_half_of_2_gib_at_most_3_percent_is_fetched_again(home):
     with counting_nginx() as (url, file, log):
         run = home.start("submit", f"{url}/big", "--connections", "16")
