@@ -86,6 +86,16 @@ def strict_nginx(authority, site_files: SiteFiles, tmp_path_factory) -> Iterator
         yield url
 
 
+@pytest.fixture(scope="module")
+def signposts_nginx(authority, strict_nginx, site_files: SiteFiles, tmp_path_factory) -> Iterator[str]:
+    """Leads to who lets in those with a certificate only, and asks for none itself."""
+    extra = f"location /away/ {{ rewrite ^/away/(.*)$ {strict_nginx}/$1 redirect; }}"
+    folder = tmp_path_factory.mktemp("signposts")
+    certificate = authority.certificate("127.0.0.1")
+    with nginx(folder, site_files.folder, extra=extra, certificate=certificate) as url:
+        yield url
+
+
 @pytest.fixture(params=["secure_nginx", "secure_caddy"])
 def secure(request: pytest.FixtureRequest) -> str:
     return request.getfixturevalue(request.param)
@@ -152,6 +162,15 @@ def test_a_client_certificate_lets_its_own_job_in_only(strict_nginx, authority, 
     for file in (key, both):
         secret = file.read_text().splitlines()[1]
         assert secret not in workers.log()
+
+
+def test_a_client_certificate_stays_with_its_origin(signposts_nginx, strict_nginx, authority, workers, get):
+    client = str(authority.certificate("client@example.org"))
+    options = ("--ca-file", authority.file, "--cert", client)
+    code, sentence = refused(workers, f"{signposts_nginx}/away/data.bin", *IN_CHUNKS, *options)
+    assert code == "SourceRefused"
+    assert f"{strict_nginx}/data.bin answered 400 " in sentence
+    get(f"{signposts_nginx}/away", *options, "--location-trusted")
 
 
 def test_a_redirect_down_to_http_is_followed_on_request_only(secure_nginx, authority, workers, get):

@@ -39,14 +39,14 @@ def _as_jar_domain(domain: str) -> str:
     return domain if "." in domain else f"{domain}.local"
 
 
-def tls_options(request: SourceRequest) -> dict[str, object]:
-    """What requests is told of certificates with each call: `verify` and `cert`."""
+def tls_options(request: SourceRequest, *, may_sign: bool) -> dict[str, object]:
+    """What requests is told of certificates with each call: `verify`, and `cert` where credentials may go."""
     options: dict[str, object] = {}
     if not request.verifies:
         options["verify"] = False
     elif request.ca_certificates is not None:
         options["verify"] = _as_file(request.ca_certificates)
-    if request.client_certificate is not None:
+    if may_sign and request.client_certificate is not None:
         options["cert"] = _as_file(request.client_certificate)
     return options
 

@@ -107,7 +107,7 @@ class Sender:
                 allow_redirects=False,
                 timeout=(self._limits.connect_timeout_seconds, self._limits.read_timeout_seconds),
                 proxies=access.proxies_of(self._request),
-                **access.tls_options(self._request),  # type: ignore[arg-type]
+                **access.tls_options(self._request, may_sign=may_sign),  # type: ignore[arg-type]
             )
 
         with watched_by(attempt):
