@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.records.deaths import DIED
 from tasks.records.reading import as_count, as_state
-from tasks.records.turns import STARVING, Turns
+from tasks.records.turns import EXPECTED, STARVING, Turns
 
 if TYPE_CHECKING:
     from tasks.jobs import JobState
@@ -33,9 +33,10 @@ _REFUSED_MILLISECONDS = 1500
 _ACQUIRE = (
     STARVING
     + DIED
+    + EXPECTED
     + """
 local job, job_leases, done, origin_leases, wait, allowed, bytes, speeds, stops, deaths = unpack(KEYS)
-local waiting, since, asked, refused = unpack(KEYS, 11)
+local waiting, since, asked, refused, turns = unpack(KEYS, 11)
 local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span, length = unpack(ARGV)
 local job_id, rank, refused_milliseconds = unpack(ARGV, 10)
 local time = redis.call('TIME')
@@ -74,6 +75,11 @@ end
 -- The last ones that are free are kept for those that have none.
 local free = math.min(origin_limit, tonumber(seen[1] or origin_limit)) - taken
 if mine > 0 and first and first ~= job_id and free <= starving_count(since, rank, now) then return refuse() end
+-- A slot that was yielded is not for those that had found no connection before: they are in the worker already, and
+-- would be begun before what waits in the lists.
+if mine > 0 and is_expected(waiting, turns, tonumber(rank), now) then
+  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, 1}
+end
 if seen[1] and taken >= tonumber(seen[1]) then
   -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
   if span == '' or now < seen[2] + seen[3] then return refuse() end
@@ -178,6 +184,7 @@ class Leases(Turns):
             self.waiting_key,
             *self.starving_keys(progress.origin),
             self.origin_key(progress.origin, "refused"),
+            self.turns_key,
         ]
         args: list[str | float] = [
             progress.holder,

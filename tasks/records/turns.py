@@ -64,6 +64,18 @@ local function waits(waiting, job_id, rank, now)
 end
 """
 
+# In a script: whether somebody has yielded to a job that waits for a slot, and has not got one yet.
+EXPECTED = f"""
+local function is_expected(waiting, turns, rank, now)
+  for each = 0, rank do
+    local begin = each * {RANK_SECONDS}
+    local first = redis.call('ZRANGEBYSCORE', waiting, begin + now - {_MOST_SECONDS}, begin + now, 'LIMIT', 0, 1)[1]
+    if first and redis.call('EXISTS', turns .. first) == 1 then return true end
+  end
+  return false
+end
+"""
+
 # From now on the job waits for a slot, and, if it has no connection, for that too.
 _SENT = (
     STARVING
@@ -110,6 +122,11 @@ class Turns(Client):
         """The key of those that wait for a slot."""
         return f"{self.prefix}waiting"
 
+    @property
+    def turns_key(self) -> str:
+        """What the keys begin with that say to whom somebody yields."""
+        return f"{self.prefix}turn:"
+
     def starving_keys(self, origin: str) -> tuple[str, str]:
         """The keys of those that starve for an origin's connections: since when, and when they asked last."""
         return self.origin_key(origin, "starving"), self.origin_key(origin, "asked")
@@ -122,7 +139,7 @@ class Turns(Client):
     def claim_turn(self, starving: Starving) -> bool:
         """Have the caller be the one that yields to somebody; False if somebody else did just now."""
         milliseconds = _HIGHER_TURN_MILLISECONDS if starving.has_connections else _TURN_MILLISECONDS
-        keys = [f"{self.prefix}turn:{starving.job_id or starving.rank}", self.waiting_key]
+        keys = [f"{self.turns_key}{starving.job_id or starving.rank}", self.waiting_key]
         if starving.job_id is not None:
             keys.append(self.key(starving.job_id))
         return bool(self.run(_CLAIM_TURN, keys=keys, args=[milliseconds, starving.job_id or ""]))

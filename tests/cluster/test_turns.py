@@ -6,12 +6,12 @@ import pytest
 from pydantic import SecretStr
 
 from tasks.jobs import JobState
-from tasks.records import NewJob, Progress, Records, Search
+from tasks.records import NewJob, Progress, Records, Search, Starving
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
 from tasks.transfer.manifest import JobSpec, Priority, Receipt, Span
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
-ORIGIN = "http://h:80"
+ORIGIN, OTHER_ORIGIN = "http://h:80", "http://other:80"
 CHUNK_BYTES = 8 * 1024 * 1024
 SEARCH = Search(
     chunks_count=3, chunk_size_bytes=CHUNK_BYTES, size_bytes=3 * CHUNK_BYTES, bytes_per_second=1e6
@@ -198,3 +198,16 @@ def test_deaths_are_counted_when_a_span_is_taken_over_or_sent_again_and_not_afte
     records.transition(A, JobState.QUEUED, allowed={JobState.PAUSED})
     records.rejoin(A, [whole])
     assert ask(records, A, 1, limit=9, who="h/10").deaths_count == 1  # of who had it last
+
+
+def test_a_slot_that_was_yielded_is_for_who_waits_for_one(records):
+    """A worker has messages in hand that found no connection before; they would be begun first."""
+    assert ask(records, A, 0, limit=9).is_given
+    records.sent(B, Priority.NORMAL, OTHER_ORIGIN)
+    assert ask(records, A, 1, limit=9).is_given, "nobody has yielded yet"
+    assert records.claim_turn(Starving(B, Priority.NORMAL.rank, 1.0))
+    refused = ask(records, A, 2, limit=9)
+    assert (refused.is_given, refused.others_starve) == (False, True)
+    # Who has none at all takes nothing from anybody; and when the one that was waited for is there, all is as before.
+    assert ask(records, B, 0, limit=9).is_given
+    assert ask(records, A, 2, limit=9).is_given
