@@ -16,12 +16,12 @@ from rich.filesize import decimal
 
 from orchestrator.batch_progress import BatchBar, BatchLines, BatchSilence
 from orchestrator.cli import exits
-from orchestrator.cli.waiting import IdleHint, write_line
+from orchestrator.cli.waiting import AwayNote, IdleHint
 from orchestrator.ends import Ended, Refused, Totals
 from orchestrator.submission import Submission
 from orchestrator.url_list import lines_of, parse
 from tasks.records import RedisError
-from tasks.transfer.errors import UsageError
+from tasks.transfer.errors import BadOption, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,13 +91,15 @@ def bring_list(
 
 @contextlib.contextmanager
 def _opened(name: str) -> Iterator[int]:
+    if name == _STANDARD_INPUT and sys.stdin is None:
+        raise BadOption("Standard input is closed; there is no list of URLs to read from it.")
     try:
         descriptor = os.dup(0) if name == _STANDARD_INPUT else os.open(name, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise click.UsageError(f"{name} cannot be read: {error.strerror}.") from None
+        raise BadOption(f"{name} cannot be read: {error.strerror}.") from None
     try:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise click.UsageError(f"{name} is a folder.")
+            raise BadOption(f"{name} is a folder.")
         yield descriptor
     finally:
         os.close(descriptor)
@@ -110,13 +112,11 @@ def _check(descriptor: int, shown: str, submission: Submission, checksums: str |
         if wanted is None:
             continue
         if isinstance(wanted, Refused):
-            raise click.UsageError(
-                f"{shown}, line {wanted.line}: {wanted.error.message} Nothing was submitted."
-            )
+            raise BadOption(f"{shown}, line {wanted.line}: {wanted.error.message} Nothing was submitted.")
         try:
             submission.check(wanted)
         except UsageError as error:
-            raise click.UsageError(f"{shown}, line {wanted.line}: {error} Nothing was submitted.") from None
+            raise BadOption(f"{shown}, line {wanted.line}: {error} Nothing was submitted.") from None
         count += 1
     return count
 
@@ -135,10 +135,11 @@ class _Run:
         self._totals = Totals()
         self._began_seconds = time.monotonic()
         self._hint = IdleHint(orchestrator, display.say)
+        self._note = AwayNote(orchestrator.records.where, display.say)
 
     def bring(self, files: Iterator[Wanted | Refused | None], options: Options, window: int) -> int:
         ends = self._orchestrator.submit_all(
-            files, window=window, on_look=self._look, on_away=self._away, **options
+            files, window=window, on_look=self._look, on_away=self._note.away, **options
         )
         try:
             for end in ends:
@@ -158,12 +159,10 @@ class _Run:
 
     def _look(self, totals: Totals) -> None:
         self._totals = totals
+        self._note.back()
         self._display.update(totals)
         if totals.active_count:
             self._hint.look((totals.ended_count, totals.active_count, totals.active_bytes))
-
-    def _away(self, sentence: str) -> None:
-        self._display.say(f"{sentence} Waiting for it.")
 
     def _tell(self, end: Ended | Refused) -> None:
         if self._as_json:
@@ -203,7 +202,7 @@ class _Run:
 
 
 def _kept(skips: bool) -> str:
-    again = "" if skips else " and --skip-existing"
+    again = "" if skips else " with --skip-existing"
     return (
         f"What came is kept: the same command again{again} passes over the files that are complete and goes on "
         f"with the others."
@@ -255,7 +254,7 @@ def _display(files_count: int | None, *, quiet: bool) -> BatchDisplay:
     from rich.console import Console
 
     if quiet or sys.stderr is None:
-        return BatchSilence(write_line, files_count)
+        return BatchSilence(exits.say, files_count)
     if sys.stderr.isatty():
         return BatchBar(Console(stderr=True), files_count)
-    return BatchLines(write_line, files_count)
+    return BatchLines(exits.say, files_count)

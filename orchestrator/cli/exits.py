@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import textwrap
 import tomllib
@@ -54,7 +55,7 @@ def show(error: Exception) -> NoReturn:
     if isinstance(error, OSError):
         say_error(f"{error.filename or 'this machine'}: {error.strerror or type(error).__name__}.")
         sys.exit(VOLUME)
-    traceback.print_exception(error)
+    say("".join(traceback.format_exception(error)).rstrip())
     say_error("That was a bug in Manyhands; the lines above say where.")
     sys.exit(BUG)
 
@@ -84,6 +85,13 @@ def printable(text: str) -> str:
     return "".join(char for char in text if char.isprintable())
 
 
+def say(line: str) -> None:
+    """Write a line on stderr."""
+    # A log that is full or closed is no reason to end a download, or to end with another code.
+    with contextlib.suppress(OSError, ValueError):
+        click.echo(line, err=True)
+
+
 def say_error(sentence: str) -> None:
     """Print a sentence as an error, folded under its first line."""
     text = textwrap.fill(
@@ -94,4 +102,4 @@ def say_error(sentence: str) -> None:
         break_long_words=False,
         break_on_hyphens=False,
     )
-    click.echo("".join(char for char in text if char.isprintable() or char == "\n"), err=True)
+    say("".join(char for char in text if char.isprintable() or char == "\n"))

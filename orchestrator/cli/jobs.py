@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from orchestrator.cli import exits, options
-from orchestrator.cli.waiting import wait_and_exit
+from orchestrator.cli.waiting import interrupted, wait_and_exit
 from orchestrator.client import Orchestrator
 from orchestrator.job import Job
 from tasks.jobs import JobRecord, JobState
@@ -19,6 +19,7 @@ from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 
 @contextmanager
@@ -39,20 +40,29 @@ def is_without_cluster() -> bool:
     return Settings().redis_url is None and rendezvous.find() is None
 
 
-def _end_left(job_id: str, *, keep: bool) -> bool:
-    """Throw away what a job of the embedded mode has left, unless it is to stay; False if there is nothing."""
+def _end_left(job_id: str, *, keep: bool) -> Path | None:
+    """Throw away what a job of the embedded mode has left, unless it is to stay; where it was, None if nowhere."""
     from tasks.transfer.volume import Volume
 
     volume = Volume(Settings().volume.absolute())
     path = volume.job(job_id).path
     if not path.exists():
-        return False
-    if keep:
-        click.echo(f"job {job_id} has ended; what it has left stays in {path}")
-        return True
-    volume.remove_job(job_id)
-    click.echo(f"what job {job_id} had left is removed")
-    return True
+        return None
+    if not keep:
+        volume.remove_job(job_id)
+    return path
+
+
+def _tell_left(ended: dict[str, Path], *, keep: bool, as_json: bool) -> None:
+    if as_json:
+        shown = [{"job_id": each, "path": str(path), "is_kept": keep} for each, path in ended.items()]
+        click.echo(json.dumps(shown[0] if len(shown) == 1 else shown, indent=2))
+        return
+    for job_id, path in ended.items():
+        if keep:
+            click.echo(f"job {job_id} has ended; what it has left stays in {path}")
+        else:
+            click.echo(f"what job {job_id} had left is removed")
 
 
 @click.command()
@@ -110,7 +120,10 @@ def wait(job_id: str, timeout: float | None, quiet: bool, as_json: bool) -> int:
     """
     with cluster() as orchestrator:
         job = orchestrator.job(job_id)
-        return wait_and_exit(orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json)
+        try:
+            return wait_and_exit(orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json)
+        except KeyboardInterrupt:
+            return interrupted(job)
 
 
 _jobs = click.argument("job_ids", metavar="JOB...", nargs=-1, required=True)
@@ -135,10 +148,12 @@ def cancel(job_ids: tuple[str, ...], keep: bool, as_json: bool) -> int:
       orchestrator --volume /data cancel 3f9a1c27d0b4
     """
     if is_without_cluster():
-        left = [job_id for job_id in job_ids if not _end_left(job_id, keep=keep)]
-        if not left:
+        ended = {each: path for each in job_ids if (path := _end_left(each, keep=keep)) is not None}
+        if ended:
+            _tell_left(ended, keep=keep, as_json=as_json)
+        job_ids = tuple(each for each in job_ids if each not in ended)
+        if not job_ids:
             return exits.COMPLETE
-        job_ids = tuple(left)
 
     def end(job: Job) -> bool:
         return job.cancel(keeps_parts=keep)
@@ -192,7 +207,10 @@ def _steer(job_ids: tuple[str, ...], verb: Callable[[Job], bool], wanted: JobSta
             records.append(record)
             if done and not as_json:
                 click.echo(f"job {job_id} is {record.state}{_besides(before, record)}")
-            if not done and record.state is not wanted:
+            if not done and record.state is wanted:
+                if not as_json:
+                    click.echo(f"job {job_id} is {record.state} already{_besides(before, record)}")
+            elif not done:
                 exits.say_error(f"Job {job_id} is {record.state}; nothing was changed.")
                 code = exits.USAGE
     if as_json:
@@ -205,13 +223,10 @@ def _besides(before: JobRecord, after: JobRecord) -> str:
     """What a person does not see in the new state."""
     if after.state is JobState.CANCELLED and after.keeps_parts:
         return f"; what came is kept. Go on with: orchestrator resume {after.job_id}"
-    if (
-        before.state is JobState.CANCELLED
-        and not before.keeps_parts
-        and after.state is not JobState.CANCELLED
-    ):
-        return "; its parts were removed when it was cancelled, so it starts over"
-    return ""
+    if before.state is not JobState.CANCELLED or before.keeps_parts:
+        return ""
+    starts_over = "" if after.state is JobState.CANCELLED else ", so it starts over"
+    return f"; its parts were removed when it was cancelled{starts_over}"
 
 
 def _print_table(records: list[JobRecord], *, as_json: bool) -> None:

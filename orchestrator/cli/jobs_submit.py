@@ -13,7 +13,7 @@ from orchestrator.access import Access
 from orchestrator.batch import WINDOW
 from orchestrator.cli import exits, options
 from orchestrator.cli.batches import bring_list
-from orchestrator.cli.waiting import kept_sentence, wait_and_exit
+from orchestrator.cli.waiting import interrupted, kept_sentence, wait_and_exit
 from orchestrator.client import Orchestrator
 from orchestrator.submission import Options
 from tasks.records import RedisError
@@ -283,13 +283,9 @@ def _wait(orchestrator: Orchestrator, job: Job, *, timeout: float | None, quiet:
             orchestrator, job, timeout=timeout, as_json=as_json, quiet=quiet or as_json, ends_job=True
         )
     except KeyboardInterrupt:
-        if orchestrator.is_embedded:
-            exits.say_error(f"Interrupted. {kept_sentence(orchestrator, job)}")
-        else:
-            exits.say_error(
-                f"Interrupted; job {job.job_id} goes on. Come back with: orchestrator wait {job.job_id}   "
-                f"End it with: orchestrator cancel {job.job_id}"
-            )
+        if not orchestrator.is_embedded:
+            return interrupted(job)
+        exits.say_error(f"Interrupted. {kept_sentence(orchestrator, job)}")
         return exits.INTERRUPTED
     except RedisError:
         if not orchestrator.is_embedded:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import signal
@@ -109,20 +110,32 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG0
     raise KeyboardInterrupt
 
 
+def _fill_standard_files() -> None:
+    """Put nothing in the place of standard files that are closed, or the first socket to be opened would be there."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # The lowest that is free: this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
+
+
 def main() -> NoReturn:
     """Run the command line; the process ends with one of the exit codes of ``--help``."""
     signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGHUP, _terminated)
+    _fill_standard_files()
     try:
         code = orchestrator.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else exits.COMPLETE)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except click.ClickException as error:
-        error.show()
+        with contextlib.suppress(OSError, ValueError):
+            error.show()
         sys.exit(exits.USAGE)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("interrupted", err=True)
+        exits.say("interrupted")
         sys.exit(exits.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (told apart below; a bug keeps its traceback)
         exits.show(error)

@@ -43,6 +43,8 @@ class Size(click.ParamType[int]):
 def _read(name: str) -> str:
     """The text of a file that an option names; ``-`` is standard input. ValueError if there is none."""
     try:
+        if name == "-" and sys.stdin is None:
+            raise ValueError("standard input is closed")
         text = sys.stdin.read() if name == "-" else Path(name).read_text()
     except OSError as error:
         raise ValueError(f"{name} cannot be read: {error.strerror or type(error).__name__}") from None

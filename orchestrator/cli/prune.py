@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING
 
 import click
@@ -61,7 +60,7 @@ def prune(older_than: float | None, dry_run: bool, timeout: float | None, as_jso
         from tasks.app import MERGE_QUEUE
 
         with cluster() as orchestrator:
-            hint = IdleHint(orchestrator, functools.partial(click.echo, err=True), queues=(MERGE_QUEUE,))
+            hint = IdleHint(orchestrator, exits.say, queues=(MERGE_QUEUE,))
             pruned = orchestrator.prune(
                 older_than, is_dry_run=dry_run, timeout_seconds=timeout, on_look=hint.look
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 import click
 
 from orchestrator.cli import exits, options
@@ -33,7 +31,7 @@ def recover(timeout: float | None, as_json: bool) -> int:
     from tasks.app import CONTROL_QUEUE
 
     with cluster() as orchestrator:
-        hint = IdleHint(orchestrator, functools.partial(click.echo, err=True), queues=(CONTROL_QUEUE,))
+        hint = IdleHint(orchestrator, exits.say, queues=(CONTROL_QUEUE,))
         recovered = orchestrator.recover(timeout_seconds=timeout, on_look=hint.look)
     if as_json:
         click.echo(recovered.model_dump_json(indent=2))

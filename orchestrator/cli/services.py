@@ -148,8 +148,8 @@ def up(concurrency: int | None, flower_port: int, no_flower: bool) -> int:
         folder.rmdir()
         raise
     if not no_flower:
-        click.echo(f"Flower: http://127.0.0.1:{flower_port}", err=True)
-    click.echo(f"Volume: {first.volume.absolute()}. Ctrl-C ends all of it.", err=True)
+        exits.say(f"Flower: http://127.0.0.1:{flower_port}")
+    exits.say(f"Volume: {first.volume.absolute()}. Ctrl-C ends all of it.")
     try:
         return _run_stack(
             folder,

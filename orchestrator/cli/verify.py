@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +61,7 @@ def _verify_job(job_id: str, timeout: float | None) -> Verification:
     from tasks.app import MERGE_QUEUE
 
     with cluster() as orchestrator:
-        hint = IdleHint(orchestrator, functools.partial(click.echo, err=True), queues=(MERGE_QUEUE,))
+        hint = IdleHint(orchestrator, exits.say, queues=(MERGE_QUEUE,))
         return orchestrator.job(job_id).verify(timeout, on_look=hint.look)
 
 

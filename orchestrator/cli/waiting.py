@@ -70,7 +70,7 @@ class AwayNote:
         self._say = say
         self._is_away = False
 
-    def away(self, _: RedisAway) -> None:
+    def away(self, _: object) -> None:
         """It does not answer."""
         if not self._is_away:
             self._is_away = True
@@ -160,7 +160,7 @@ def _exit(
     else:
         _tell_end(record, quiet=quiet or as_json)
         if orchestrator.is_embedded and record.state is JobState.FAILED and kept != NOTHING_KEPT:
-            click.echo(f"       {kept}", err=True)
+            exits.say(f"       {kept}")
     return code
 
 
@@ -172,6 +172,15 @@ def _when_over(job: Job, still: StillRunning, *, ends_job: bool) -> JobRecord:
         job.time_out()  # the workers do so too, if there are any
     # Read again: it may have come to its end just now.
     return job.status()
+
+
+def interrupted(job: Job) -> int:
+    """Say that a job goes on though nobody waits for it any more; the exit code."""
+    exits.say_error(
+        f"Interrupted; job {job.job_id} goes on. Come back with: orchestrator wait {job.job_id}   "
+        f"End it with: orchestrator cancel {job.job_id}"
+    )
+    return exits.INTERRUPTED
 
 
 def kept_sentence(orchestrator: Orchestrator, job: Job) -> str:
@@ -197,7 +206,7 @@ def _tell_end(record: JobRecord, *, quiet: bool) -> None:
     elif record.state is JobState.FAILED and record.error is not None:
         exits.say_error(record.error.message)
         code = exits.of_record(record)
-        click.echo(f"       job {record.job_id}, exit {code}, {record.error.code}", err=True)
+        exits.say(f"       job {record.job_id}, exit {code}, {record.error.code}")
     elif record.state is JobState.CANCELLED:
         exits.say_error(f"Job {record.job_id} was cancelled.")
     elif record.state is JobState.PAUSED:
@@ -214,14 +223,7 @@ def _display(*, quiet: bool) -> Display:
     from orchestrator.progress import Bar, Lines, Silence
 
     if quiet or sys.stderr is None:
-        return Silence(write_line)
+        return Silence(exits.say)
     if sys.stderr.isatty():
         return Bar(Console(stderr=True))
-    return Lines(write_line)
-
-
-def write_line(line: str) -> None:
-    """Write a line on stderr."""
-    # A log that is full or closed is no reason to end a download.
-    with contextlib.suppress(OSError, ValueError):
-        click.echo(line, err=True)
+    return Lines(exits.say)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.cluster import KEY
+from support.cluster import COMMAND, KEY
 from support.files import leftovers, sha256_of
 from support.redis_server import redis_server
 from support.scripted import Request, scripted_server
@@ -441,6 +442,23 @@ def test_what_is_no_redis_is_told(nginx_url, home):
 
 
 # --- waiting
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- >&- 2>&-"])
+def test_without_a_stderr_the_exit_code_is_the_same(closed, nginx_url, one_worker, place):
+    command = shlex.join([*COMMAND, "submit", f"{nginx_url}/no-such-file{QUERY}"])
+    done = subprocess.run(["sh", "-c", f"exec {command} {closed}"], env=one_worker.environment, check=False)
+    assert done.returncode == ORIGIN
+
+
+@pytest.mark.parametrize("args", [("-i", "-"), ("--user", "@-", "http://127.0.0.1:9/x")])
+def test_a_standard_input_that_is_closed_is_told(args, one_worker, place):
+    command = shlex.join([*COMMAND, "submit", *args])
+    done = subprocess.run(
+        ["sh", "-c", f"exec {command} <&-"],
+        env=one_worker.environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert_told(done, USAGE, "standard input is closed")
 
 
 def test_nobody_listening_is_said_while_waiting_and_a_timeout_ends_the_wait(nginx_url, empty_cluster):

@@ -23,7 +23,7 @@ def test_an_interrupted_list_is_gone_on_with_and_leaves_nothing(home, nginx_url,
     )
     run.interrupt()
     assert run.ended() == 130, run.stderr
-    assert "the same command again and --skip-existing passes over" in run.stderr
+    assert "the same command again with --skip-existing passes over" in run.stderr
     assert home.left_running() == []
     done = home.run("submit", "-i", str(listed), "--skip-existing", seconds=120)
     assert done.returncode == 0, done.stderr

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import signal
 from pathlib import Path
@@ -27,8 +28,10 @@ def assert_soon_nothing_runs(home) -> None:
 def assert_kept(home) -> str:
     """One job is kept, and `cancel` throws it away; its id."""
     (job_id,) = home.kept_jobs()
-    done = home.run("cancel", job_id)
+    done = home.run("cancel", job_id, "--json")
     assert done.returncode == 0, done.stderr
+    ended = json.loads(done.stdout)
+    assert (ended["job_id"], ended["is_kept"]) == (job_id, False)
     assert home.left() == []
     assert list(home.volume.iterdir()) == []
     return job_id
