@@ -72,6 +72,22 @@ class Host:
         """
         return self.records.join(secrets.token_hex(8))
 
+    @functools.cached_property
+    def _cluster_names(self) -> set[str]:
+        return {self.cluster}
+
+    def cluster_names(self) -> tuple[set[str], bool]:
+        """All names of the cluster; and whether Redis was emptied since they were asked for.
+
+        A process remembers all that it has heard of: when Redis is emptied again, who had the others may have died.
+
+        Raises:
+            RedisError: they cannot be asked for.
+        """
+        names, was_emptied = self.records.names(self._cluster_names)
+        self._cluster_names.update(names)
+        return set(self._cluster_names), was_emptied
+
     @contextlib.contextmanager
     def at_work(self, job_id: str) -> Iterator[None]:
         """Within, others see that somebody plans or merges a job; without Redis nobody sees anything."""

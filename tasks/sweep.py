@@ -72,7 +72,8 @@ class Sweep:
         self._repeat("pulse", lambda: self._host.records.is_alive(self._host.process_name), _ALIVE_SECONDS)
 
     def _repeat(self, what: str, act: Callable[[], None], seconds: float) -> None:
-        while not self._is_over.wait(seconds):
+        is_over = False
+        while not is_over:
             try:
                 act()
             except (RedisError, TransferError) as error:
@@ -80,6 +81,7 @@ class Sweep:
                 logger.warning("%s put off error=%s", what, error)
             except Exception:
                 logger.exception("%s stumbled", what)
+            is_over = self._is_over.wait(seconds)
 
     def end(self) -> None:
         """Sweep no more: the process is going to end."""
@@ -95,7 +97,7 @@ class Sweep:
     def sweep(self) -> None:
         """Look at all jobs once, and now and then at the volume, unless another process has done so."""
         records, settings = self._host.records, self._host.settings
-        _, was_emptied = records.names(self._host.cluster)
+        _, was_emptied = self._host.cluster_names()
         # The jobs first: a volume that is away must not keep anybody from them.
         if records.may_sweep("jobs", settings.sweep_seconds):
             self._look_at_jobs()
@@ -180,7 +182,7 @@ def recover(here: Host) -> list[str]:
 def look_at_volume(here: Host) -> None:
     """Bring back the jobs that Redis has lost, and make good what was not done to those that it knows."""
     here.volume.check()
-    names, _ = here.records.names(here.cluster)
+    names, _ = here.cluster_names()
     job_ids = here.volume.job_ids()
     states = here.records.states(job_ids)
     here.records.look_after(

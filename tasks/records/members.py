@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tasks.records.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 #: For so long a worker process is believed to live.
 _ALIVE_SECONDS = 10
@@ -35,13 +40,13 @@ class Members(Client):
         found: str = self.run(_JOIN, keys=[f"{self.prefix}names"], args=[name])
         return found
 
-    def names(self, name: str) -> tuple[set[str], bool]:
-        """All names of this cluster; and whether this one, which it had, was not among them: Redis was emptied.
+    def names(self, known: Iterable[str]) -> tuple[set[str], bool]:
+        """All names of this cluster; and whether one of these, which it had, was not among them: Redis was emptied.
 
         It has more than one where, after that, a new worker process was quicker than one that knew the name.
         """
         with self.translated(), self._redis.pipeline(transaction=True) as pipe:
-            pipe.sadd(f"{self.prefix}names", name)
+            pipe.sadd(f"{self.prefix}names", *known)
             pipe.smembers(f"{self.prefix}names")
             added, names = pipe.execute()
         return set(names), bool(added)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from support.tools import wait_until
+from tasks.host import Host
 from tasks.jobs import JobState
 from tasks.records import NewJob, Progress, Records
 from tasks.transfer.manifest import JobSpec, Span
@@ -239,8 +241,31 @@ def test_a_job_is_restored_only_where_there_is_none(records, redis):
 def test_a_cluster_keeps_its_name_when_redis_is_emptied(records, redis):
     name = records.join("first")
     assert (name, records.join("second")) == ("first", "first")
-    assert records.names("first") == ({"first"}, False)
+    assert records.names(["first"]) == ({"first"}, False)
     redis.client().flushall()
     assert records.join("third") == "third"
-    assert records.names("first") == ({"first", "third"}, True)
-    assert records.names("third") == ({"first", "third"}, False)
+    assert records.names(["first"]) == ({"first", "third"}, True)
+    assert records.names(["third", "first"]) == ({"first", "third"}, False)
+
+
+def process(records: Records) -> Host:
+    """What of a worker process knows the cluster's names."""
+    nothing: Any = None
+    return Host("h", nothing, records, nothing, nothing, nothing)
+
+
+def test_a_process_remembers_the_names_that_others_brought(records, redis):
+    first = process(records)
+    names, was_emptied = first.cluster_names()
+    assert (names, was_emptied) == ({first.cluster}, False)
+    redis.client().flushall()
+    second = process(records)
+    assert second.cluster != first.cluster
+    assert first.cluster_names() == ({first.cluster, second.cluster}, True)
+    assert second.cluster_names() == ({first.cluster, second.cluster}, False)
+    # Emptied again, and the one that had the first name is dead.
+    redis.client().flushall()
+    assert process(records).cluster_names()[0].isdisjoint({first.cluster, second.cluster})
+    names, was_emptied = second.cluster_names()
+    assert was_emptied
+    assert names >= {first.cluster, second.cluster}
