@@ -296,6 +296,7 @@ class Planning:
         # The state first: a chunk task that runs at once must find a job that is fetching.
         is_on = self._host.records.transition(self._job_id, JobState.FETCHING, allowed=FETCHING_STATES)
         if is_on:
+            self._host.volume.unplanned_jobs.forget(self._job_id)
             follow(self._host, manifest)
             chunks = self._folder.missing(manifest) if missing is None else missing
             dispatch.send(self._host.records, manifest, chunks)

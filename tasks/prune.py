@@ -52,8 +52,9 @@ def prune(
     """Remove what nobody will come back to. Never of a job that is active or paused.
 
     Removed are jobs that ended so long ago, with their records and parts; parts of jobs without a record that nobody
-    has written to for so long, and for a day at least unless they were left on purpose; what complete and cancelled
-    jobs still have; reservations of jobs that are gone; what writers left that died.
+    has written to for so long, and for a day at least unless they were left on purpose; what was asked for of such
+    jobs without a plan; what complete and cancelled jobs still have; reservations of jobs that are gone; what writers
+    left that died.
 
     Args:
         volume: whose leftovers.
@@ -92,6 +93,7 @@ class _Pruning:
         }
         if now is not None:
             self._end_reservations(set(job_ids), removed)
+            self._forget_unplanned(now)
             self._clear_debris(now)
         pruned = Pruned(
             jobs=sorted(forgotten | removed),
@@ -181,6 +183,18 @@ class _Pruning:
             self._leftovers_count += holder not in removed
             if not self._is_dry_run:
                 self._volume.end_reservation(name, holder)
+
+    def _forget_unplanned(self, now: float) -> None:
+        """Remove what was asked for of jobs without a record that have waited for their plan for so long."""
+        unplanned = self._volume.unplanned_jobs
+        job_ids = unplanned.job_ids()
+        before = now - max(self._older_than_seconds, LEAST_STRANGER_SECONDS)
+        for job_id, ending in zip(job_ids, self._endings(job_ids), strict=True):
+            # A cluster whose job it is, and that still knows it, stores it again.
+            if ending.state is None and unplanned.kept_at(job_id) < before:
+                self._leftovers_count += 1
+                if not self._is_dry_run:
+                    unplanned.forget(job_id)
 
     def _clear_debris(self, now: float) -> None:
         for path in self._left.debris(before=now - _DEBRIS_SECONDS):

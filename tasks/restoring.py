@@ -43,14 +43,18 @@ def keep_unplanned(host: Host) -> None:
     for job_id, state in zip(job_ids, host.records.states(job_ids), strict=True):
         if state in _UNPLANNED_STATES:
             with apart(job_id):
-                if host.volume.job(job_id).read_manifest() is None:
-                    _keep(host, job_id)
+                _keep(host, job_id)
 
 
 def _keep(host: Host, job_id: str) -> None:
     asked, url = host.records.request(job_id), host.records.url(job_id)
-    if asked is not None and url is not None:
-        keep(host, job_id, asked, url)
+    if asked is None or url is None or host.volume.job(job_id).read_manifest() is not None:
+        return
+    keep(host, job_id, asked, url)
+    # Planned or over since: who removes what is kept may have looked before it was there.
+    is_waiting = host.records.state(job_id) in _UNPLANNED_STATES
+    if not is_waiting or host.volume.job(job_id).read_manifest() is not None:
+        host.volume.unplanned_jobs.forget(job_id)
 
 
 def keep(host: Host, job_id: str, asked: Asked, url: str) -> None:

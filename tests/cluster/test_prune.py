@@ -23,7 +23,7 @@ from tasks.jobs import JobError, JobState
 from tasks.prune import prune, prune_by_age
 from tasks.records import NewJob, Progress, Records
 from tasks.records.queues import CHUNKS_LISTS
-from tasks.transfer.manifest import JobSpec, LayoutName, Span
+from tasks.transfer.manifest import JobSpec, LayoutName, Span, UnplannedJob
 from tasks.transfer.volume import Volume
 
 CONTENT = random.Random(17).randbytes(8 * MIB)
@@ -198,6 +198,28 @@ def test_one_file_that_is_written_keeps_an_unknown_job(records, volume):
     os.utime(part)
     assert prune(volume, records, older_than_seconds=0).jobs == []
     assert part.exists()
+
+
+def test_what_was_asked_for_of_jobs_without_a_plan_goes_when_nobody_has_waited_for_long(records, volume):
+    waiting, young, old = new_id(), new_id(), new_id()
+    record(records, waiting, JobState.QUEUED)
+    unplanned = volume.unplanned_jobs
+    for job_id, seconds in ((waiting, 2 * WEEK), (young, DAY / 2), (old, 2 * DAY)):
+        unplanned.keep(
+            UnplannedJob(
+                job_id=job_id,
+                url="http://h/f",
+                spec=JobSpec(),
+                sealed_request="",
+                created_at=1.0,
+                cluster="c",
+            )
+        )
+        age(unplanned._of(job_id), seconds)
+    assert prune(volume, records, older_than_seconds=0, is_dry_run=True).leftovers_count == 1
+    assert unplanned.job_ids() == sorted([waiting, young, old])
+    assert prune(volume, records, older_than_seconds=0).leftovers_count == 1
+    assert unplanned.job_ids() == sorted([waiting, young])
 
 
 def test_links_that_somebody_planted_are_not_followed(records, volume, tmp_path_factory):

@@ -151,10 +151,12 @@ class PartWriter:
     def save(self, worker: str) -> None:
         """Leave a checkpoint at the attempt's end, so that any worker goes on at this byte."""
         is_told = self._is_shared and self.done_bytes == self._resumed_bytes
-        if self.done_bytes == 0 or is_told or self._is_behind():
+        if self.done_bytes == 0 or is_told:
             return
         self._check_lease()
         with volume_errors(self._folder):
+            if self._is_behind():
+                return
             if self._sync:
                 if self.done_bytes != self._kept_bytes:
                     # A sync may hang, and the process be ended under it.

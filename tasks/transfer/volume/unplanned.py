@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,12 @@ class UnplannedJobs:
         """The jobs that are kept."""
         with volume_errors(self._path):
             return sorted(path.stem for path in self._path.glob("*.json") if _JOB_ID.fullmatch(path.stem))
+
+    def kept_at(self, job_id: str) -> float:
+        """When one was stored, in seconds since the epoch by the volume's clock; infinity if it is gone."""
+        with contextlib.suppress(OSError):
+            return self._of(job_id).lstat().st_mtime
+        return math.inf
 
     def read(self, job_id: str) -> UnplannedJob | None:
         """One of these; None if it is gone, or what is there is none of this job."""
