@@ -24,6 +24,8 @@ CHUNKS_QUEUE = "chunks"
 QUEUES = (CONTROL_QUEUE, MERGE_QUEUE, CHUNKS_QUEUE)
 
 _RESULT_SECONDS = 3600
+#: How long one process may be sending again what was not acknowledged; thousands of messages take a few.
+_RESTORE_SECONDS = 30
 #: Those that never have many messages of one job.
 SHORT_LISTS = CHUNKS_LISTS[-2:]
 #: So many messages of one job at most are few.
@@ -141,6 +143,8 @@ def _delivery(settings: Settings) -> dict[str, object]:
             # The defaults look for such messages every 100 s only.
             "unacked_restore_interval": 5,
             "unacked_restore_throttle": 1,
+            # Who dies while it sends them again would keep everybody from it for the default of five minutes.
+            "unacked_mutex_expire": _RESTORE_SECONDS,
             "global_keyprefix": settings.key_prefix,
             "priority_steps": list(MESSAGE_PRIORITIES),
             # Of the lists that have something, each in turn.
