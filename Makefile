@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test growth chaos bench clean
+.PHONY: check lint types imports test growth chaos bench pictures clean
 
 check: lint types imports test
 
@@ -32,6 +32,11 @@ growth: $(INSTALLED)
 
 bench: $(INSTALLED)
 	cd tests && ../$(BIN)/python -m bench
+
+# docs/pictures, of the running program.
+pictures: $(INSTALLED)
+	$(BIN)/pip install --quiet pyte
+	cd tests && ../$(BIN)/python -m pictures
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -91,11 +91,15 @@ def _service(
         from celery.signals import worker_shutting_down
 
         from tasks.app import app
+        from tasks.settings import settings
 
         worker_shutting_down.connect(_end_soon, weak=False)
 
+        # Celery puts something else for what follows a per cent sign.
+        own_name = settings().host_name
+        host_name = "%h" if own_name is None else own_name.replace("%", "%%")
         # Two workers of one name confuse Flower and each other's control commands.
-        node = f"--hostname={name}-{os.getpid()}@%h"
+        node = f"--hostname={name}-{os.getpid()}@{host_name}"
         app.worker_main(
             [
                 "worker",

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from orchestrator.access import Access
+from support.browser import chromium
 from support.cluster import COMMAND, Cluster
 from support.files import MIB
 from support.origin import origin
-from support.tools import end, free_port, is_listening, need, wait_until
+from support.tools import end, free_port, is_listening, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from selenium import webdriver
 
 CONTENT = random.Random(3).randbytes(24 * MIB)
 SECRETS = ("s3cret-query", "t0ken-header", "pa55word")
@@ -27,19 +29,8 @@ SECRETS = ("s3cret-query", "t0ken-header", "pa55word")
 
 @pytest.fixture
 def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = need("chromium", "chromium-browser", "google-chrome")
-    for argument in (
-        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-        "--disable-background-networking", "--disable-component-update", "--disable-sync",
-        "--disable-dev-shm-usage", f"--user-data-dir={tmp_path / 'browser'}", "--window-size=1500,900",
-    ):  # fmt: skip
-        options.add_argument(argument)
-    driver = webdriver.Chrome(options, webdriver.ChromeService(need("chromedriver")))
-    try:
+    with chromium(tmp_path) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture
