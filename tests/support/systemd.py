@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,9 @@ def _install(root: Path, environment: dict[str, str]) -> None:
         file.write(f"manyhands:x:{USER_ID}:\n")
     program = root / "opt/manyhands/bin/orchestrator"
     program.parent.mkdir(parents=True)
-    # This environment's packages, and this tree's program: what an installed one would be.
-    program.write_text('#!/bin/sh\nexec /opt/venv/bin/python -P -m orchestrator "$@"\n')
+    # This Python with its packages, and this tree's program: what an installed one would be.
+    python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
+    program.write_text(f'#!/bin/sh\nexec {python} -P -m orchestrator "$@"\n')
     program.chmod(0o755)
     # Nothing of what this machine starts.
     shutil.rmtree(root / _SYSTEM)
@@ -81,11 +83,19 @@ def _install(root: Path, environment: dict[str, str]) -> None:
     (root / _SYSTEM / _TARGET).write_text(f"[Unit]\nWants={wants}\nAfter=basic.target\n")
     settings = root / "etc/manyhands/worker.env"
     settings.parent.mkdir()
-    values = environment | {"PYTHONPATH": "/opt/source", "PYTHONDONTWRITEBYTECODE": "1"}
+    values = environment | {
+        "PYTHONPATH": "/opt/source:/opt/packages",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # A Python that was built with a shared library looks for that where it was built.
+        "LD_LIBRARY_PATH": "/opt/python/lib",
+    }
     settings.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
     settings.chmod(0o600)
-    for folder in ("mnt/shared", "opt/venv", "opt/source"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
+    for package in ("orchestrator", "tasks"):
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(REPOSITORY / package, root / "opt/source" / package, ignore=ignored)
+    subprocess.run(["chmod", "--recursive", "a+rX", str(root / "opt/source")], check=True)
+    (root / "mnt/shared").mkdir(exist_ok=True)
 
 
 def _need_root() -> None:
@@ -134,7 +144,9 @@ def systemd_host(
                     "--register=no", "--keep-unit", f"--machine=mh-{os.getpid()}",
                     f"--network-namespace-path=/run/netns/{network.name}",
                     f"--bind={volume}:/mnt/shared",
-                    f"--bind-ro={sys.prefix}:/opt/venv", f"--bind-ro={REPOSITORY}:/opt/source",
+                    # Mounted, so that its user may read them wherever they are.
+                    f"--bind-ro={sys.base_prefix}:/opt/python",
+                    f"--bind-ro={sysconfig.get_path('purelib')}:/opt/packages",
                     f"systemd.unit={_TARGET}",
                 ],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console,

@@ -42,13 +42,14 @@ class Scene:
         return " ready." in told.stdout
 
 
-@pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    volume = tmp_path / "volume"
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("systemd")
+    volume = folder / "volume"
     volume.mkdir()
     with (
         network(1) as net,
-        redis_server(tmp_path, password="of-the-cluster", address=net.redis_address) as redis,
+        redis_server(folder, password="of-the-cluster", address=net.redis_address) as redis,
         origin(CONTENT, address=net.origin_address) as web,
         Orchestrator(redis_url=redis.url, volume=volume, secret_key=KEY) as orchestrator,
     ):
@@ -57,7 +58,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
             "ORCHESTRATOR_SECRET_KEY": KEY,
             "ORCHESTRATOR_VOLUME": "/mnt/shared",
         }
-        with systemd_host(tmp_path, net.hosts[0], volume=volume, environment=environment) as host:
+        with systemd_host(folder, net.hosts[0], volume=volume, environment=environment) as host:
             one = Scene(host, web, orchestrator, volume)
             for unit in UNITS:
                 wait_until(lambda unit=unit: one.is_ready(unit), seconds=60, what=f"the readiness of {unit}")
@@ -66,7 +67,7 @@ def scene(tmp_path: Path) -> Iterator[Scene]:
 
 def test_a_job_is_brought_by_units_that_are_stopped_killed_and_restarted_by_systemd(scene):
     host, web = scene.host, scene.origin
-    web.gate.clear()
+    web.bytes_per_second = MIB / 8
     job = scene.orchestrator.submit(web.url, chunk_size=4 * MIB, sha256=hashlib.sha256(CONTENT).hexdigest())
     wait_until(lambda: web.served_bytes > 2 * MIB, what="the first bytes")
 
@@ -79,8 +80,8 @@ def test_a_job_is_brought_by_units_that_are_stopped_killed_and_restarted_by_syst
 
     host.systemctl("kill", "--kill-whom=main", "--signal=SIGKILL", WORKER)
     wait_until(lambda: host.property_of(WORKER, "NRestarts") == "1", what="the restart")
-    web.gate.set()
-    record = job.wait(timeout=120)
+    web.bytes_per_second = None
+    record = job.wait(timeout_seconds=120)
     assert record.sha256 == hashlib.sha256(CONTENT).hexdigest()
     (file,) = [path for path in scene.volume.iterdir() if path.is_file()]
     assert sha256_of(file) == record.sha256
