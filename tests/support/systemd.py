@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
+from support.cluster import clean_environment
 from support.tools import end, need, wait_until
 
 if TYPE_CHECKING:
@@ -42,12 +43,12 @@ class SystemdHost:
     log: Path  #: what it prints on its console
     nspawn: subprocess.Popen[bytes]
 
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command there, as root."""
         (first,) = psutil.Process(self.nspawn.pid).children()
         return subprocess.run(
             [need("nsenter"), "--all", f"--target={first.pid}", *command],
-            capture_output=True, text=True, check=False, timeout=60,
+            env=clean_environment(**variables), capture_output=True, text=True, check=False, timeout=60,
         )  # fmt: skip
 
     def systemctl(self, *args: str) -> str:
@@ -72,7 +73,13 @@ def _install(root: Path, environment: dict[str, str]) -> None:
     program.parent.mkdir(parents=True)
     # This Python with its packages, and this tree's program: what an installed one would be.
     python = f"/opt/python/bin/python{sys.version_info.major}.{sys.version_info.minor}"
-    program.write_text(f'#!/bin/sh\nexec {python} -P -m orchestrator "$@"\n')
+    program.write_text(
+        "#!/bin/sh\n"
+        "export PYTHONPATH=/opt/source:/opt/packages PYTHONDONTWRITEBYTECODE=1\n"
+        # A Python that was built with a shared library looks for that where it was built.
+        "export LD_LIBRARY_PATH=/opt/python/lib\n"
+        f'exec {python} -P -m orchestrator "$@"\n'
+    )
     program.chmod(0o755)
     # Nothing of what this machine starts.
     shutil.rmtree(root / _SYSTEM)
@@ -83,13 +90,7 @@ def _install(root: Path, environment: dict[str, str]) -> None:
     (root / _SYSTEM / _TARGET).write_text(f"[Unit]\nWants={wants}\nAfter=basic.target\n")
     settings = root / "etc/manyhands/worker.env"
     settings.parent.mkdir()
-    values = environment | {
-        "PYTHONPATH": "/opt/source:/opt/packages",
-        "PYTHONDONTWRITEBYTECODE": "1",
-        # A Python that was built with a shared library looks for that where it was built.
-        "LD_LIBRARY_PATH": "/opt/python/lib",
-    }
-    settings.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+    settings.write_text("".join(f"{name}={value}\n" for name, value in environment.items()))
     settings.chmod(0o600)
     for package in ("orchestrator", "tasks"):
         ignored = shutil.ignore_patterns("__pycache__")

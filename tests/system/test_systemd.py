@@ -95,6 +95,19 @@ def test_a_job_is_brought_by_units_that_are_stopped_killed_and_restarted_by_syst
     assert "Traceback" not in journal
 
 
+@pytest.mark.parametrize(("unit", "port"), [(WORKER, "9109"), (CONTROL, "9110")])
+def test_each_unit_tells_of_its_health_on_a_port_of_its_own(scene, unit, port):
+    def asked():
+        return scene.host.run("/opt/manyhands/bin/orchestrator", "health", ORCHESTRATOR_METRICS_PORT=port)
+
+    done = asked()
+    assert done.returncode == 0, done.stderr
+    scene.host.systemctl("stop", unit)
+    assert asked().returncode == 1
+    scene.host.systemctl("start", unit)
+    wait_until(lambda: asked().returncode == 0, seconds=60, what="its health")
+
+
 @pytest.mark.parametrize("unit", UNITS)
 def test_what_a_unit_forbids_is_forbidden(scene, unit):
     host = scene.host
