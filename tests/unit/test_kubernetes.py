@@ -164,6 +164,7 @@ def test_a_kustomization_lists_every_file_of_its_folder(folder):
         for entry in kustomization.get(generator, []):
             listed += [*entry.get("envs", []), *entry.get("files", [])]
     listed += kustomization.get("components", [])
+    listed += [patch["path"] for patch in kustomization.get("patches", []) if "path" in patch]
     here = {path.name.removesuffix(".example") for path in folder.iterdir() if path.is_file()}
     assert {name for name in listed if "/" not in name} | {"kustomization.yaml"} == here
     assert all((folder / name).is_dir() for name in listed if "/" in name)
@@ -353,7 +354,7 @@ def test_all_mount_one_volume_that_many_nodes_write_to():
     assert claim["metadata"]["name"] == "manyhands"
 
 
-NETWORK = Network(RESOURCES, "manyhands")
+NETWORK = Network(resources_in(BASE), "manyhands")
 
 
 @pytest.mark.parametrize("source", WORKLOADS, ids=name_of)
@@ -476,6 +477,28 @@ def test_what_the_scaler_asks_prometheus_is_waiting_and_running_chunks_counted_o
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_with_a_redis_elsewhere_there_is_none_here_and_all_ask_that_one(tmp_path):
+    overlay = copy_of_overlay(tmp_path)
+    (overlay / "kustomization.yaml").write_text(
+        "resources: [../../base]\ncomponents: [../../components/external-redis]\n"
+    )
+    built = build(overlay)
+    for document in built:
+        kubernetes_validate.validate(document, VERSIONS[-1], strict=True)
+    assert not of_kind(built, "StatefulSet")
+    assert {name_of(one) for one in of_kind(built, "Service")} == {"Service/manyhands-flower"}
+    assert len(workloads(built)) == len(OURS)
+    network = Network(built, "manyhands")
+    for workload in workloads(built):
+        for container in containers_of(workload):
+            variables = environment_of(container)
+            assert "REDIS_PASSWORD" not in variables
+            url = {"secretKeyRef": {"name": "manyhands", "key": "ORCHESTRATOR_REDIS_URL"}}
+            assert variables["ORCHESTRATOR_REDIS_URL"] == {"name": "ORCHESTRATOR_REDIS_URL", "valueFrom": url}
+        assert network.may_go_to(workload, "192.0.2.10", 6379)
+        assert not network.may_go_to(workload, "10.0.0.10", 6379)
 
 
 def test_kustomize_builds_the_base_and_the_example(tmp_path):
