@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from support.cluster import clean_environment
-from support.kubernetes import BASE, labels_of, pod_of, resources_in, workloads
+from support.kubernetes import BASE, pod_of, workload_of
 from support.tools import end, free_port, is_listening, need, wait_until
 
 if TYPE_CHECKING:
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PASSWORD = "5f4dcc3b5aa765d61d8327deb882cf99"
-
-
-def workload_of(component: str):
-    (found,) = [
-        one
-        for one in workloads(resources_in(BASE))
-        if labels_of(one)["app.kubernetes.io/component"] == component
-    ]
-    return found
 
 
 @pytest.fixture
