@@ -111,11 +111,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def origin(content: bytes) -> Iterator[Origin]:
-    """Serve `content` on loopback."""
+def origin(content: bytes, *, address: str = "127.0.0.1") -> Iterator[Origin]:
+    """Serve `content` on an address of this machine."""
     one = Origin(content)
-    with serving(type("Handler", (_Handler,), {"one": one})) as port:
-        one.url = f"http://127.0.0.1:{port}/big.bin"
+    with serving(type("Handler", (_Handler,), {"one": one}), address=address) as port:
+        one.url = f"http://{address}:{port}/big.bin"
         try:
             yield one
         finally:

@@ -1,4 +1,4 @@
-"""What the tests' own HTTP servers have in common: a port of loopback, a thread for each connection, and silence."""
+"""What the tests' own HTTP servers have in common: a port, a thread for each connection, and silence."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
-    """Serve on loopback; yields the port."""
+def serving(handler: type[BaseHTTPRequestHandler], *, address: str = "127.0.0.1") -> Iterator[int]:
+    """Serve on an address of this machine; yields the port."""
 
     class Quiet(handler):
         def log_message(self, *_: object) -> None:
             pass
 
-    server = _Server(("127.0.0.1", 0), Quiet)
+    server = _Server((address, 0), Quiet)
     threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server.server_port
