@@ -30,7 +30,9 @@ _COUNTERS = {
     Count.RETRIES: ("retries", "Attempts that failed and are made again, by error.", ["origin", "reason"]),
     Count.THROTTLED: ("throttled_seconds", "Seconds of waiting with something to fetch.", ["reason"]),
     Count.JOBS_COMPLETED: ("jobs_completed", "Jobs that this worker has completed.", []),
-    Count.JOBS_FAILED: ("jobs_failed", "Jobs that this worker has found failed, by error.", ["reason"]),
+    # Without the reason, too: a series that begins at 1 has not risen, says Prometheus.
+    Count.JOBS_FAILED: ("jobs_failed", "Jobs of which this worker has said that they failed.", []),
+    Count.JOB_FAILURES: ("job_failures", "The same, by error.", ["reason"]),
 }
 
 

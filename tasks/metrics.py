@@ -40,7 +40,8 @@ class Count(enum.StrEnum):
     CHUNKS = "chunks"  #: by the number of the bucket of the seconds that they took
     CHUNK_SECONDS = "chunk_seconds"
     JOBS_COMPLETED = "jobs_completed"
-    JOBS_FAILED = "jobs_failed"  #: by reason
+    JOBS_FAILED = "jobs_failed"
+    JOB_FAILURES = "job_failures"  #: by reason
     SWEPT_AT = "swept_at"  #: the time of the last sweep, in seconds since the epoch; it is not summed
 
 
@@ -180,7 +181,8 @@ def job_completed() -> None:
 def job_failed(reason: str) -> None:
     """Count a job that failed; the reason is the error's code."""
     if _tally is not None:
-        _tally.add(Count.JOBS_FAILED, 1, reason)
+        _tally.add(Count.JOBS_FAILED, 1)
+        _tally.add(Count.JOB_FAILURES, 1, reason)
 
 
 def swept() -> None:
