@@ -12,6 +12,7 @@ from celery.exceptions import Reject
 
 from orchestrator import adoption
 from orchestrator.planning import Crowded, Planning
+from tasks import metrics
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK, app
 from tasks.host import NoLease, host
 from tasks.jobs import ACTIVE_STATES, JobState
@@ -135,6 +136,7 @@ def _carry_out(here: Host, order: _Order, asked: Asked) -> _Later | None:
         if delay_seconds is None or fruitless_count >= here.settings.probe_attempts:
             planning.give_up(NoProgress(fruitless_count, str(error)))
             return None
+        metrics.retried(planning.origin, error.code)
         here.records.retried(order.job_id)
         return _Later(replace(order, fruitless_count=fruitless_count), delay_seconds, error)
     except AttemptStopped as stopped:
@@ -150,4 +152,7 @@ def _carry_out(here: Host, order: _Order, asked: Asked) -> _Later | None:
 
 
 def _after(error: NoLease) -> float:
-    return min(error.wait_seconds + random.uniform(0.1, 0.5), LONGEST_COUNTDOWN_SECONDS)
+    seconds = min(error.wait_seconds + random.uniform(0.1, 0.5), LONGEST_COUNTDOWN_SECONDS)
+    if error.is_crowded:
+        metrics.throttled(metrics.Throttle.CONNECTIONS, seconds)
+    return seconds

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from orchestrator import adoption, checksums, dispatch, planner
 from orchestrator.destination import AlreadyPublished, Destination
 from orchestrator.probe_body import Reader
-from tasks import outcomes, restoring
+from tasks import metrics, outcomes, restoring
 from tasks.app import FEW_MESSAGES_COUNT
 from tasks.follow import follow
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
@@ -60,6 +60,7 @@ class Planning:
         self._asked = asked
         self._folder = here.volume.job(job_id)
         self._destination = Destination(here, job_id, touched_before)
+        self.origin = ""  #: whom it asked; empty: nobody yet
         self._attempt_name = new_attempt_name()  # one for all that it does: the lease is under this name
 
     def run(self, void_generation: int | None, *, as_stream: bool) -> None:
@@ -145,12 +146,13 @@ class Planning:
         except TransientError as error:
             # Not a failed probe: other jobs have all the connections that the origin allows.
             if self._host.was_crowded_out(progress(), error):
-                raise NoLease(CROWDED_OUT_SECONDS) from None
+                raise NoLease(CROWDED_OUT_SECONDS, is_crowded=True) from None
             asked_seconds = error.retry_after_seconds
             if (
                 asked_seconds is not None
                 and asked_seconds <= self._host.policy_for(self._spec).max_wait_seconds
             ):
+                metrics.throttled(metrics.Throttle.RETRY_AFTER, asked_seconds)
                 self._host.records.cool_down(progress().origin, asked_seconds)
             raise
 
@@ -332,12 +334,13 @@ class Planning:
     def _new_attempt(
         self, source: Source, *, generation: int = _NEVER_FENCED
     ) -> tuple[Attempt, Callable[[], Progress]]:
+        self.origin = origin_of(source.name)
         # Generation: a plan is not fenced by the sendings it makes.
         return self._host.new_attempt(
             self._job_id,
             Span(0),
             generation=generation,
-            origin=origin_of(source.name),
+            origin=self.origin,
             priority=self._spec.priority,
             name=self._attempt_name,
         )

@@ -127,6 +127,7 @@ class Supervisor:
         *,
         grace_seconds: float = 15.0,
         before_vital_end: Callable[[], object] = lambda: None,
+        at_look: Callable[[list[Service]], object] = lambda _: None,
     ) -> None:
         """Take the services, how to end them, and what to do when all but the vital ones have ended.
 
@@ -134,10 +135,12 @@ class Supervisor:
             services: in the order of their start.
             grace_seconds: how long they may take to end in order; 0: they are killed at once.
             before_vital_end: called when all but the vital services have ended.
+            at_look: called with the services after each look at them, twice a second and when one has ended.
         """
         self._services = services
         self._grace_seconds = grace_seconds
         self._before_vital_end = before_vital_end
+        self._at_look = at_look
 
     def run(self, *, parent_pipe: int | None = None) -> None:
         """Run until SIGTERM, SIGINT, or the end of `parent_pipe`.
@@ -151,6 +154,7 @@ class Supervisor:
                 is_to_end = False
                 while not is_to_end:
                     self._keep_running()
+                    self._at_look(self._services)
                     is_to_end = _wait(signals, parent_pipe, seconds=0.5)
             except VitalServiceEnded:
                 # The others cannot end in order without it: a worker would go on telling a Redis that is gone.

@@ -15,7 +15,7 @@ from orchestrator.processes import Forked, Service
 from tasks.app import CHUNKS_QUEUE, QUEUES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 #: Plans and merges at a time. They are short, or wait for the disk.
 _CONTROL_SLOTS = 4
@@ -36,6 +36,7 @@ def worker_services(
     queues: Sequence[str] = QUEUES,
     celery_args: Sequence[str] = (),
     loglevel: str = "INFO",
+    at_start: Callable[[str], object] = lambda _: None,
 ) -> list[Service]:
     """The Celery processes of one worker, to be supervised.
 
@@ -45,14 +46,16 @@ def worker_services(
         queues: which queues to serve.
         celery_args: what Celery is told besides.
         loglevel: Celery's.
+        at_start: called first in each process, with its name.
     """
     control = [queue for queue in queues if queue != CHUNKS_QUEUE]
     services = []
     if control:
-        services.append(_service("control", control, _CONTROL_SLOTS, celery_args, loglevel))
+        services.append(_service("control", control, _CONTROL_SLOTS, celery_args, loglevel, at_start))
     if CHUNKS_QUEUE in queues:
         for number, slots in enumerate(slots_of_processes(concurrency, processes), start=1):
-            services.append(_service(f"chunks-{number}", [CHUNKS_QUEUE], slots, celery_args, loglevel))
+            name = f"chunks-{number}"
+            services.append(_service(name, [CHUNKS_QUEUE], slots, celery_args, loglevel, at_start))
     return services
 
 
@@ -85,9 +88,15 @@ def _end_soon(**_: object) -> None:
 
 
 def _service(
-    name: str, queues: Sequence[str], slots: int, celery_args: Sequence[str], loglevel: str
+    name: str,
+    queues: Sequence[str],
+    slots: int,
+    celery_args: Sequence[str],
+    loglevel: str,
+    at_start: Callable[[str], object],
 ) -> Service:
     def run() -> None:
+        at_start(name)
         from celery.signals import worker_shutting_down
 
         from tasks.app import app

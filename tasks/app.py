@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import Reject
-from celery.signals import celeryd_after_setup
+from celery.signals import before_task_publish, celeryd_after_setup
 
 from tasks.messages import urgency
-from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
+from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES, SENT_AT
 from tasks.settings import settings
 from tasks.transfer.errors import BadOption
 from tasks.transfer.manifest import Priority
@@ -46,6 +47,19 @@ REMOVE_TASK = "tasks.remove_job"
 VERIFY_TASK = "tasks.verify_file"
 PRUNE_TASK = "tasks.prune_volume"
 RECOVER_TASK = "tasks.recover_jobs"
+_OUR_TASKS = frozenset(
+    {
+        PLAN_TASK,
+        PLAN_MANY_TASK,
+        FETCH_TASK,
+        HELP_TASK,
+        MERGE_TASK,
+        REMOVE_TASK,
+        VERIFY_TASK,
+        PRUNE_TASK,
+        RECOVER_TASK,
+    }
+)
 
 
 def make_app(settings: Settings) -> Celery:
@@ -88,6 +102,14 @@ def _serve_all_lists(instance: Any, **_: object) -> None:
     if CHUNKS_QUEUE in queues.consume_from:
         for name in CHUNKS_LISTS:
             queues.select_add(name)
+
+
+@before_task_publish.connect
+def _say_when_sent(sender: Any, headers: dict[str, Any], **_: object) -> None:
+    """Have messages say when they were sent, which Celery's own do not: how old a queue is, is told by that."""
+    # The process may have another app of its user's.
+    if sender in _OUR_TASKS:
+        headers[SENT_AT] = time.time()
 
 
 def _tell_plainly(record: logging.LogRecord) -> bool:

@@ -8,6 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from tasks import metrics
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -211,6 +212,7 @@ class Bringing:
             raise WorkersDied(self._job_id, what, deaths_count)
 
     def _after_failed_help(self, error: TransferError, following: Next) -> Next:
+        metrics.retried(self.manifest.origin, error.code)
         self.was_crowded_out(error)
         self.give_lease_back(has_failed=True)
         try:
@@ -237,6 +239,7 @@ class Bringing:
                 span=span,
             )
         seconds = time.monotonic() - began_seconds
+        metrics.chunk_took(seconds)
         logger.info(
             "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
             self._job_id,

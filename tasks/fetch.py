@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Reject
 from celery.signals import worker_shutting_down
 
-from tasks import outcomes
+from tasks import metrics, outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
 from tasks.bringing import Bringing
 from tasks.help import LOOK_SECONDS, send_help
@@ -70,7 +70,9 @@ def fetch_chunk(
     try:
         delivery.bring()
     except NoLease as error:
-        raise delivery.park(error.wait_seconds, chunks_done=error.chunks_done) from None
+        raise delivery.park(
+            error.wait_seconds, chunks_done=error.chunks_done, is_crowded=error.is_crowded
+        ) from None
     except AttemptStopped as stopped:
         delivery.give_lease_back()
         if stopped.reason is StopReason.JOB_ENDED:
@@ -140,13 +142,15 @@ class _Delivery:
         # Without a manifest it is not known: this host may see it later than others.
         return self._bringing is not None and self._bringing.is_fenced()
 
-    def park(self, wait_seconds: float, *, chunks_done: int = 0) -> Exception:
+    def park(self, wait_seconds: float, *, chunks_done: int = 0, is_crowded: bool = False) -> Exception:
         """Have the message come back when there may be a connection; nothing was tried."""
         waiting_count = self._manifest.chunks_count - chunks_done if self._manifest else 0
         mean_seconds = min(
             max(waiting_count / _COME_BACK_PER_SECOND, _LEAST_PARKED_SECONDS), _MOST_PARKED_SECONDS
         )
         jitter_seconds = random.uniform(0.2 * mean_seconds, 1.8 * mean_seconds)
+        if is_crowded:
+            metrics.throttled(metrics.Throttle.CONNECTIONS, wait_seconds + jitter_seconds)
         return self._again(
             min(wait_seconds, LONGEST_COUNTDOWN_SECONDS) + jitter_seconds, self._fruitless_count
         )
@@ -200,7 +204,7 @@ class _Delivery:
         bringing, manifest = self._bringing, self._manifest
         retry_after_seconds = getattr(error, "retry_after_seconds", None)
         if bringing is not None and bringing.was_crowded_out(error):
-            raise self.park(CROWDED_OUT_SECONDS) from None
+            raise self.park(CROWDED_OUT_SECONDS, is_crowded=True) from None
         # A stream that starts over has made no progress, however much it brought: it would do so for ever.
         made_progress = bringing is not None and bringing.has_brought and bringing.manifest.honours_ranges
         fruitless_count = 0 if made_progress else self._fruitless_count + 1
@@ -213,7 +217,9 @@ class _Delivery:
             return self.fail(NoProgress(max(fruitless_count, 1), str(error)) if is_origins else error)
         if retry_after_seconds is not None and manifest is not None:
             wait_seconds = retry_after_seconds
+            metrics.throttled(metrics.Throttle.RETRY_AFTER, wait_seconds)
             _tell(lambda: self._host.records.cool_down(manifest.origin, wait_seconds))
+        metrics.retried(manifest.origin if manifest else "", error.code)
         _tell(lambda: self._host.records.retried(self._job_id))
         logger.info(
             "chunk to be retried job=%s number=%d cause=%s seconds=%.1f",

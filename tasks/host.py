@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks import metrics
 from tasks.jobs import JobState
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
@@ -43,9 +44,10 @@ CROWDED_OUT_SECONDS = 1.0
 class NoLease(Exception):
     """Nothing can be fetched now: all connections are taken, somebody is at it, or the origin has asked to wait."""
 
-    def __init__(self, wait_seconds: float, chunks_done: int = 0) -> None:
+    def __init__(self, wait_seconds: float, chunks_done: int = 0, *, is_crowded: bool = False) -> None:
         super().__init__(wait_seconds, chunks_done)
         self.wait_seconds, self.chunks_done = wait_seconds, chunks_done
+        self.is_crowded = is_crowded  #: all connections are taken
 
 
 @dataclass(frozen=True)
@@ -209,10 +211,12 @@ class Host:
             elif lease.wait_seconds or lease.others_starve:
                 patience = 0.0
             if time.monotonic() >= began_seconds + patience:
-                raise NoLease(lease.wait_seconds, lease.chunks_done)
+                is_crowded = not lease.is_held and not lease.wait_seconds
+                raise NoLease(lease.wait_seconds, lease.chunks_done, is_crowded=is_crowded)
             if self.watch.is_draining:
                 raise AttemptStopped(StopReason.DRAIN)
             time.sleep(_LOOK_SECONDS)
+            metrics.throttled(metrics.Throttle.CONNECTIONS, 0 if lease.is_held else _LOOK_SECONDS)
 
     def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
         """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""

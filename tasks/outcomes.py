@@ -9,6 +9,7 @@ import time
 import traceback
 from typing import TYPE_CHECKING
 
+from tasks import metrics
 from tasks.jobs import ACTIVE_STATES, JobError, JobState
 from tasks.records import NewJob, RedisError
 from tasks.transfer.errors import TransferError, VolumeMissing
@@ -53,6 +54,7 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
             created_at=manifest.created_at,
             fields=fields,
         )
+    metrics.job_completed()
     logger.info("job complete job=%s bytes=%d", manifest.job_id, merged.size_bytes)
     remove(host, manifest.job_id, manifest.destination)
 
@@ -83,7 +85,8 @@ def fail(host: Host, job_id: str, error: Exception, *, allowed: Collection[JobSt
     """
     told = shown(job_id, error)
     logger.warning("job failed job=%s code=%s", job_id, told.code)
-    host.records.fail(job_id, told, allowed=allowed)
+    if host.records.fail(job_id, told, allowed=allowed):
+        metrics.job_failed(told.code)
 
 
 def shown(job_id: str, error: Exception) -> JobError:

@@ -112,6 +112,13 @@ class Settings(BaseSettings):
         7 * 24 * 3600, ge=60, description="how long the record of an ended job is kept"
     )
 
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="where a worker serves /metrics and /healthz; not set: nowhere"
+    )
+    metrics_address: str = Field(
+        "127.0.0.1", min_length=1, description="the address that it listens on for them; 0.0.0.0: all"
+    )
+
     @field_validator("redis_url")
     @classmethod
     def _known_scheme(cls, value: SecretStr | None) -> SecretStr | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
-from tasks import outcomes
+from tasks import metrics, outcomes
 from tasks.app import CONTROL_QUEUE, FETCH_TASK, MERGE_QUEUE, MERGE_TASK, PLAN_MANY_TASK, PLAN_TASK, app
 from tasks.host import host
 from tasks.jobs import JobState
@@ -101,6 +101,7 @@ class Sweep:
         # The jobs first: a volume that is away must not keep anybody from them.
         if records.may_sweep("jobs", settings.sweep_seconds):
             self._look_at_jobs()
+            metrics.swept()
         if records.may_sweep("volume", _VOLUME_SWEEPS * settings.sweep_seconds) or was_emptied:
             look_at_volume(self._host)
         if records.may_sweep("prune", _PRUNE_SECONDS):

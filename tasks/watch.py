@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks import metrics
 from tasks.jobs import FETCHING_STATES
 from tasks.records import LEASE_SECONDS, Progress, Records, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason, uptime_seconds
@@ -49,6 +50,15 @@ class _Watched:
     looked_bytes: int  #: what it had brought then
     began_seconds: float
     may_yield: bool  #: to a job that has no connection at all
+    origin: str
+    counted_bytes: int = 0  #: of what it has brought
+
+    def count(self) -> None:
+        """Count for Prometheus what it has brought since it was last counted."""
+        # Before that it is not told apart from what earlier attempts left.
+        brought_bytes = self.attempt.brought_bytes if self.attempt.has_begun else 0
+        metrics.brought(self.origin, brought_bytes - self.counted_bytes)
+        self.counted_bytes = brought_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +139,8 @@ class Watch:
             looked_bytes=0,
             began_seconds=now,
             may_yield=may_yield,
+            origin=progress().origin,
+            counted_bytes=attempt.brought_bytes if attempt.has_begun else 0,
         )
         with self._lock:
             self._watched[attempt.name] = watched
@@ -139,7 +151,7 @@ class Watch:
             yield
         finally:
             with self._looking, self._lock:
-                del self._watched[attempt.name]
+                self._watched.pop(attempt.name).count()
 
     @contextmanager
     def over_job(self, job_id: str) -> Iterator[None]:
@@ -211,6 +223,8 @@ class Watch:
         for attempt in (*(each.attempt for each in watched), *(each.attempt for each in guarded)):
             if attempt.has_lost_lease:
                 attempt.stop(AttemptStopped(StopReason.LEASE_LOST))
+        for each in watched:
+            each.count()
         # Who lost its lease has nothing to say of a span: another may be at it, or have brought it.
         watched = [each for each in watched if not each.attempt.has_lost_lease]
         now = self._clock()

@@ -29,6 +29,7 @@ _COMMANDS = {
     "prune": ("prune", "Remove what is left of jobs that ended long ago."),
     "recover": ("recover", "Go on with jobs that Redis has lost."),
     "worker": ("services", "Run a worker."),
+    "health": ("health", "Say whether this host's worker is well."),
     "up": ("services", "Run Redis, a worker and Flower on this machine."),
     "flower": ("services", "Run Flower, the web page that shows workers and tasks."),
     "settings": ("settings", "Show all settings, and where each came from."),

@@ -70,18 +70,21 @@ def worker(
     """Run a worker: it fetches chunks onto the volume, plans and merges.
 
     Run as many as there are hosts, with the same ORCHESTRATOR_REDIS_URL and the same volume. What follows
-    -- goes to Celery untouched.
+    -- goes to Celery untouched. With ORCHESTRATOR_METRICS_PORT it serves /metrics for Prometheus, and /healthz,
+    which `orchestrator health` asks.
 
     \b
     Examples:
       orchestrator worker
       orchestrator worker --concurrency 32
       orchestrator worker --queues control,merge
+      ORCHESTRATOR_METRICS_PORT=9109 orchestrator worker
       orchestrator worker -- --heartbeat-interval 10
     """
+    from orchestrator.monitor import Monitor
     from orchestrator.processes import Supervisor
     from orchestrator.worker import GRACE_SECONDS, worker_services
-    from tasks.app import QUEUES
+    from tasks.app import CONTROL_QUEUE, QUEUES
     from tasks.settings import settings
     from tasks.transfer.volume import Volume
 
@@ -92,15 +95,27 @@ def worker(
     _require_redis()
     Volume(settings().volume.absolute()).check()
     _log(loglevel)
+    monitor = None
+    if settings().metrics_port is not None:
+        monitor = Monitor(settings(), serves_control=CONTROL_QUEUE in wanted)
     services = worker_services(
         concurrency or settings().concurrency,
         processes=processes or settings().processes,
         queues=wanted,
         celery_args=celery_args,
         loglevel=loglevel,
+        at_start=monitor.enter if monitor else _nothing,
     )
-    Supervisor(services, grace_seconds=GRACE_SECONDS).run()
+    Supervisor(
+        monitor.over(services) if monitor else services,
+        grace_seconds=GRACE_SECONDS,
+        at_look=monitor.look if monitor else _nothing,
+    ).run()
     return exits.COMPLETE
+
+
+def _nothing(_: object) -> None:
+    """What is done at a process's start, and at a look at it, where nobody asks how it is."""
 
 
 @click.command()

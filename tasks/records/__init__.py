@@ -32,6 +32,7 @@ Keys, behind the prefix:
     waiting                 sorted set: jobs that no worker had a slot for yet, by priority and since when
     turn:<id or rank>       set while somebody yields to a job, or to those of a priority
     answer:<token>          list: a worker's answer to a question, for a while
+    figures                 what was counted of the cluster for Prometheus, for a moment
     job:<id>:busy           set while somebody plans or merges it
     job:<id>:changes        channel: a message at each change of state
 
@@ -47,6 +48,7 @@ from tasks.records.attempts import Attempts, Standing
 from tasks.records.batches import Batches, Found
 from tasks.records.client import RedisAway, RedisError, without_password
 from tasks.records.endings import Ending, Endings
+from tasks.records.figures import ClusterFigures, Figures
 from tasks.records.jobs import NewJob
 from tasks.records.leases import LEASE_SECONDS, Lease
 from tasks.records.members import Members
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LEASE_SECONDS",
     "Asked",
+    "ClusterFigures",
     "Ending",
     "Found",
     "Lease",
@@ -83,7 +86,9 @@ __all__ = [
 ]
 
 
-class Records(Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings):
+class Records(
+    Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings, Figures
+):
     """The records behind one Redis URL and one key prefix."""
 
     def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:

@@ -15,6 +15,9 @@ CHUNKS_LISTS = ("chunks", *(f"chunks.{number}" for number in range(1, 8)))
 #: What messages say of their priority, by its rank: there is a list for each of them, and that of 0 goes first.
 MESSAGE_PRIORITIES = (0, 3, 6)
 
+#: The header of messages that says when they were sent, in seconds since the epoch.
+SENT_AT = "sent_at"
+
 #: How kombu names the list of a queue's messages of a priority other than 0.
 _SEPARATOR = "\x06\x16"
 

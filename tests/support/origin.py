@@ -28,6 +28,7 @@ class Origin:
         self.gate.set()
         self.stalled_starts: list[int] = []  #: ranges that begin here get a head and no body, each once
         self.statuses: list[int] = []  #: the next answers, instead of the file
+        self.retry_after_seconds: int | None = None  #: what those ask to wait
         self.lock = threading.Lock()
         self.served_bytes = 0
         self.requests: list[str] = []
@@ -62,6 +63,8 @@ class _Handler(BaseHTTPRequestHandler):
             if status:
                 self._is_over()
                 self.send_response(status)
+                if self.one.retry_after_seconds is not None:
+                    self.send_header("Retry-After", str(self.one.retry_after_seconds))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             else:

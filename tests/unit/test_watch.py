@@ -4,6 +4,7 @@ import contextlib
 
 import pytest
 
+from tasks import metrics
 from tasks.jobs import JobState
 from tasks.records import Progress, RedisError, Standing, Starving
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason
@@ -142,6 +143,31 @@ def test_how_quick_an_attempt_is_is_known_after_its_first_bytes(setup):
             clock.now, attempt.done_bytes = seconds, done_bytes
             watch.tick()
             assert attempt.bytes_per_second == speed
+
+
+def test_each_byte_is_counted_once_for_prometheus_also_the_last_ones(setup):
+    _, _, watch, attempt = setup
+    metrics.begin()
+    try:
+        counted = []
+        attempt.done_bytes = 500  # what an earlier attempt has left; it is not known yet that it did
+        with watch.over(attempt, progress(attempt), slice_seconds=60):
+            watch.tick()
+            attempt.begin_at(500)
+            for done_bytes in (500, 600, 600, 1_100):
+                attempt.done_bytes = done_bytes
+                watch.tick()
+                counted.append(counted_bytes())
+            attempt.done_bytes = 1_234
+        watch.tick()
+        assert counted == [0, 100, 100, 600]
+        assert counted_bytes() == 734
+    finally:
+        metrics._tally = None
+
+
+def counted_bytes() -> float:
+    return metrics._tally.numbers().get((metrics.Count.BYTES, "http://h:80"), 0)
 
 
 def test_a_connection_that_never_brings_a_byte_is_slow(setup):

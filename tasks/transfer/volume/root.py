@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +67,13 @@ class Volume:
             raise VolumeMissing(str(self.root))
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise VolumeReadOnly(str(self.root))
+
+    def space(self) -> tuple[int, int]:
+        """Bytes that may still be written, and bytes in all; `VolumeMissing` or `VolumeReadOnly` if it is not there."""
+        self.check()
+        with volume_errors(self.root):
+            usage = shutil.disk_usage(self.root)
+        return usage.free, usage.total
 
     def check_space(self, needed_bytes: int) -> None:
         """Make sure that so many bytes can be written; `VolumeFull` if not."""
