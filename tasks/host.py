@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
-from tasks.limits import Limits, connections_of
+from tasks.rates import RateLimits, connections_of
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
@@ -253,7 +253,7 @@ def _only_host() -> Host:
     values = settings()
     records = records_of(values)
     name = values.host_name or socket.gethostname()
-    limits = Limits(records, process=new_attempt_name(), host_name=name, host_rate=values.max_rate)
+    limits = RateLimits(records, process=new_attempt_name(), host_name=name, host_rate=values.max_rate)
     low_speed = LowSpeed(values.low_speed_bytes_per_second, values.low_speed_seconds)
     return Host(
         name=name,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from tasks.jobs import JobState
-    from tasks.limits import Limits
+    from tasks.rates import RateLimits
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class Watch:
         records: Records,
         low_speed: LowSpeed,
         *,
-        limits: Limits | None = None,
+        limits: RateLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         uptime: Callable[[], float] = uptime_seconds,
         tick_seconds: float | None = _TICK_SECONDS,

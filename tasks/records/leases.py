@@ -59,22 +59,20 @@ end
 local taken, mine = redis.call('ZCARD', origin_leases), redis.call('ZCARD', job_leases)
 local first = starving(since, asked, now)
 local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
-local function others_starve()
-  return (first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0
-end
 local function refuse()
   -- Who only looks for something has none of its own to fetch.
   if span ~= '' then
     redis.call('SET', refused .. rank, job_id, 'PX', refused_milliseconds)
     if mine == 0 then starves(since, asked, job_id, rank, now) end
   end
-  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others_starve()}
+  local others = (first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0
+  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others}
 end
-if taken >= tonumber(origin_limit) then return refuse() end
--- It has as many as it may or has use for: it starves of nothing, and nobody has to make room for it.
-if mine >= tonumber(job_limit) then
-  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others_starve()}
+-- A job of a low rate has as many as it has use for: it starves of nothing, and nobody has to make room for it.
+if mine >= tonumber(job_limit) and taken < tonumber(origin_limit) then
+  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, 1}
 end
+if taken >= tonumber(origin_limit) or mine >= tonumber(job_limit) then return refuse() end
 for higher = 0, rank - 1 do
   if redis.call('EXISTS', refused .. higher) == 1 then return refuse() end
 end

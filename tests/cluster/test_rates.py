@@ -1,4 +1,4 @@
-"""Limits of rates: what processes share of one, and what the origin and the record see of it."""
+"""RateLimits of rates: what processes share of one, and what the origin and the record see of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from support.origin import origin
 from support.tools import wait_until
 from tasks.host import records_of
 from tasks.jobs import JobState
-from tasks.limits import Limits
+from tasks.rates import RateLimits
 from tasks.settings import Settings
 from tasks.transfer.attempt import Attempt
 
@@ -35,7 +35,9 @@ class Process:
         self.name, self.link = name, link
         self.seconds = 0.0
         self.used_bytes = 0
-        self.limits = Limits(records, process=name, host_name="h", host_rate=None, clock=lambda: self.seconds)
+        self.limits = RateLimits(
+            records, process=name, host_name="h", host_rate=None, clock=lambda: self.seconds
+        )
         self.attempts = [Attempt(f"{name}{number}") for number in range(connections)]
         self.stack = ExitStack()
 
@@ -110,7 +112,7 @@ def test_a_share_that_one_cannot_use_is_for_the_others(records):
     for process in (quick, other):
         process.stack.close()
         process.limits.renew()
-    assert run([slow], 2, limit=limit)["slow"] == pytest.approx(limit, rel=0.05)
+    assert run([slow], 4, limit=limit)["slow"] == pytest.approx(limit, rel=0.05)
 
 
 def test_shares_go_by_connections(records):

@@ -3,7 +3,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tasks.limits import connections_of
+from tasks.rates import connections_of
 from tasks.transfer.manifest import JobSpec
 from tasks.transfer.rates import parse_rate, parse_size
 

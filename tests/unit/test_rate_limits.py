@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tasks.limits import Limits
+from tasks.rates import RateLimits
 from tasks.records import RedisError
 from tasks.transfer.attempt import Attempt
 
@@ -44,7 +44,7 @@ class World:
         self.seconds = 100.0
         self.wall = EVENING
         self.records = Records()
-        self.limits = Limits(
+        self.limits = RateLimits(
             self.records,
             process="p1",
             host_name="h",

@@ -1,4 +1,4 @@
-"""Limits: this process's share of its host's limit and of each job's, and the attempts that keep to them.
+"""Rates: this process's share of its host's limit and of each job's, and the attempts that keep to them.
 
 A share comes from Redis, twice a second with the watch's report. Without Redis the last one stands.
 """
@@ -55,7 +55,7 @@ def connections_of(rate: str | None, now: Callable[[], datetime] = datetime.now)
     return None if present is None else max(1, present // _CONNECTION_BYTES)
 
 
-class Limits:
+class RateLimits:
     """The limits that hold for this process."""
 
     def __init__(
