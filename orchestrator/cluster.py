@@ -153,7 +153,11 @@ class Cluster:
         check_ways_out(settings.source_address, settings.interface)
         volume = str(settings.volume.absolute())
         key = settings.secret_key.get_secret_value() if settings.secret_key else new_key()
-        given = {name: str(value) for name, value in overrides.items() if value is not None}
+        given = {
+            name: ",".join(value) if isinstance(value, tuple | list) else str(value)
+            for name, value in overrides.items()
+            if value is not None
+        }
         self._stack = PrivateStack({**given, "volume": volume, "secret_key": key})
         try:
             self._stack.wait_until_ready()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tasks.records import RedisError, Wish
 from tasks.transfer.pacing import Bucket, Pace
-from tasks.transfer.rates import limiting, parse_rate
+from tasks.transfer.rates import NO_LIMIT, limiting, parse_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +97,8 @@ class RateLimits:
             new = [
                 each
                 for each, its_rate in ((key, rate), (self._host_key, self._host_rate))
-                if its_rate is not None and self._add(each, its_rate, attempt)
+                # Its message may be from before the job got a limit that others here have heard of.
+                if (its_rate or each in self._limits) and self._add(each, its_rate or NO_LIMIT, attempt)
             ]
             self._pace(attempt)
         # If somebody is asking just now, and perhaps waits for Redis, the watch asks for these in a moment.

@@ -134,6 +134,10 @@ def test_another_rate_is_heard_of_while_the_job_runs():
         world.tick()
         assert rates_of(attempt) == [2 * MIB]
         # Whoever comes with what was said before goes by what is known here.
+        for rate in (None, "9M"):
+            with world.limits.over(Attempt("a3"), JOB, rate):
+                world.tick()
+                assert [wish.connections_count for wish in world.records.wishes] == [2]
         stack.enter_context(world.limits.over(late, JOB, "9M"))
         world.tick()
         assert rates_of(late) == [2 * MIB]

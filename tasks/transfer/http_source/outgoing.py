@@ -8,6 +8,7 @@ import ipaddress
 import itertools
 import socket
 import struct
+import threading
 import weakref
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,17 +123,19 @@ def ways_out(addresses: Sequence[str], interface: str | None) -> tuple[Outgoing,
 
 _users: weakref.WeakKeyDictionary[object, Outgoing] = weakref.WeakKeyDictionary()
 _turn = itertools.count()
+_choosing = threading.Lock()
 
 
 def choose(ways: Sequence[Outgoing], user: object) -> Outgoing:
     """The one that the fewest leave from at present; for as long as `user` lives, it is one of them."""
     if len(ways) == 1:
         return ways[0]
-    in_use = list(_users.values())
-    first = next(_turn)
-    in_turn = [ways[(first + step) % len(ways)] for step in range(len(ways))]
-    chosen = min(in_turn, key=in_use.count)
-    _users[user] = chosen
+    with _choosing:
+        in_use = list(_users.values())
+        first = next(_turn)
+        in_turn = [ways[(first + step) % len(ways)] for step in range(len(ways))]
+        chosen = min(in_turn, key=in_use.count)
+        _users[user] = chosen
     return chosen
 
 
