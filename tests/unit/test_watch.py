@@ -339,3 +339,35 @@ def test_of_several_attempts_one_yields_and_the_higher_priority_goes_first(setup
         watch.tick()
     assert [each.stopped_by is not None for each in (attempt, *others)].count(True) == 1
     assert records.claimed == [HIGHER]
+
+
+def test_a_connection_that_we_hold_back_is_not_slow(setup):
+    _, clock, watch, held = setup
+    slow = Attempt("a2")
+    with (
+        watch.over(held, progress(held), slice_seconds=None),
+        watch.over(slow, progress(slow), slice_seconds=None),
+    ):
+        for second in range(0, 121, 10):
+            clock.now = second
+            held.done_bytes, held.held_seconds = second * 100, second * 0.95
+            slow.done_bytes, slow.held_seconds = second * 100, second * 0.5
+            watch.tick()
+    # In what was left of the time one brought 2,000 bytes a second, and the other 200.
+    assert held.stopped_by is None
+    assert isinstance(slow.stopped_by, TooSlow)
+
+
+def test_an_attempt_that_its_jobs_limit_holds_back_does_not_look_slow(setup):
+    _, clock, watch, attempt = setup
+    attempt.begin_at(0)
+    with watch.over(attempt, progress(attempt), slice_seconds=None):
+        for seconds, done_bytes, held_seconds, speed in [
+            (0.5, 100, 0.0, None),  # its first bytes
+            (1.0, 100, 0.5, None),  # nothing can be told of a time without a read
+            (1.5, 200, 0.9, 1_000),
+            (2.0, 200, 1.4, 1_000),
+        ]:
+            clock.now, attempt.done_bytes, attempt.held_by_job_seconds = seconds, done_bytes, held_seconds
+            watch.tick()
+            assert attempt.bytes_per_second == (speed and pytest.approx(speed))
