@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.processes import Forked, Service
 from tasks.app import CHUNKS_QUEUE, QUEUES
+from tasks.reconnecting import REFUSED_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,9 +78,9 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _end_soon(**_: object) -> None:
+def _end_soon(exitcode: int = 0, **_: object) -> None:
     """End the process even if Celery's own end does not come: it waits for each task, and for Redis."""
-    timer = threading.Timer(_LAST_SECONDS, os._exit, [1])
+    timer = threading.Timer(_LAST_SECONDS, os._exit, [exitcode or 1])
     timer.daemon = True
     timer.start()
 
@@ -111,4 +112,4 @@ def _service(
             ]
         )
 
-    return Service(name, lambda: Forked(name, run))
+    return Service(name, lambda: Forked(name, run), hopeless_exit_code=REFUSED_EXIT_CODE)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tasks.jobs import JobState
 from tasks.records import Lease, Progress, Records, RedisError
+from tasks.records.server import RedisServer
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -259,11 +260,4 @@ def _only_host() -> Host:
 
 def records_of(values: Settings) -> Records:
     """The records on the Redis of these settings, which must name one."""
-    if values.redis_url is None:
-        raise AssertionError("settings without a Redis have no records")
-    return Records(
-        values.redis_url,
-        prefix=values.key_prefix,
-        timeout_seconds=values.redis_timeout_seconds,
-        age_seconds=values.record_age_seconds,
-    )
+    return Records(RedisServer.of(values), prefix=values.key_prefix, age_seconds=values.record_age_seconds)

@@ -27,8 +27,11 @@ def _require_redis() -> None:
             "ORCHESTRATOR_REDIS_URL is not set: which Redis? `orchestrator up` brings one of its own."
         )
     records = records_of(settings())
-    records.check()
-    records.close()
+    try:
+        records.check()
+        records.check_permissions()
+    finally:
+        records.close()
 
 
 def _log(level: str) -> None:
@@ -79,7 +82,7 @@ def worker(
       orchestrator worker --queues control,merge
       orchestrator worker -- --heartbeat-interval 10
     """
-    from orchestrator.processes import Supervisor
+    from orchestrator.processes import GaveUp, Supervisor
     from orchestrator.worker import GRACE_SECONDS, worker_services
     from tasks.app import QUEUES
     from tasks.settings import settings
@@ -99,7 +102,11 @@ def worker(
         celery_args=celery_args,
         loglevel=loglevel,
     )
-    Supervisor(services, grace_seconds=GRACE_SECONDS).run()
+    try:
+        Supervisor(services, grace_seconds=GRACE_SECONDS).run()
+    except GaveUp:
+        exits.say_error("Redis refused this worker while it ran; the log above says how.")
+        return exits.REDIS
     return exits.COMPLETE
 
 
