@@ -93,7 +93,9 @@ def _service(
 
         from tasks.app import app
 
+        codes = [0]
         worker_shutting_down.connect(_end_soon, weak=False)
+        worker_shutting_down.connect(lambda exitcode=0, **_: codes.append(exitcode), weak=False)
 
         # Two workers of one name confuse Flower and each other's control commands.
         node = f"--hostname={name}-{os.getpid()}@%h"
@@ -111,5 +113,7 @@ def _service(
                 *celery_args,
             ]
         )
+        # Celery keeps it for itself.
+        sys.exit(codes[-1])
 
     return Service(name, lambda: Forked(name, run), hopeless_exit_code=REFUSED_EXIT_CODE)

@@ -152,6 +152,8 @@ def _delivery(settings: Settings, server: RedisServer) -> dict[str, object]:
         # Otherwise a worker that starts before Redis does gives up.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A Redis that has just become a replica answers with errors. The worker's process would end of one.
+        "broker_channel_error_retry": True,
         # What is being fetched goes on while Redis is away.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }

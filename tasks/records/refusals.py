@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 _UNKNOWN_CA = (18, 19, 20, 21)
 _OTHER_HOST = (62, 64)  # HOSTNAME_MISMATCH, IP_ADDRESS_MISMATCH
 
+#: A refused EXEC is told as a transaction that was given up, and what a script may not do as an error of it.
+_NO_PERMISSION = re.compile("NOPERM|user executing the script", re.IGNORECASE)
+
 #: What a server that speaks no TLS looks like to OpenSSL.
 _NO_TLS = (
     "WRONG_VERSION_NUMBER",
@@ -95,8 +98,7 @@ def _of_login(error: BaseException, setting: str) -> str | None:
     if isinstance(error, redis.AuthenticationError):
         return f"refused the password. Check {setting}."
     text = str(error)
-    in_script = isinstance(error, redis.ResponseError) and "user executing the script" in text.lower()
-    if isinstance(error, NoPermissionError) or in_script:
+    if isinstance(error, NoPermissionError) or (isinstance(error, redis.ResponseError) and _NO_PERMISSION.search(text)):
         return (
             f"does not permit {_not_permitted(text)} that is needed. "
             f"Check the user's ACL; deploy/redis/users.acl.example has one."
