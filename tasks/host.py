@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.completions import Completions
 from tasks.jobs import JobState
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.records.server import RedisServer
@@ -64,6 +65,11 @@ class Host:
     def process_name(self) -> str:
         """A name that no other worker process has or had."""
         return f"{self.name}/{new_attempt_name()}"
+
+    @functools.cached_property
+    def completions(self) -> Completions:
+        """What this process has completed of late."""
+        return Completions()
 
     @functools.cached_property
     def cluster(self) -> str:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from celery.exceptions import WorkerShutdown
 from celery.signals import worker_shutting_down
+from celery.utils.dispatch import Signal
 from celery.worker import state
 from celery.worker.consumer import Consumer
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
+
+#: Sent when a connection stands again, before messages are taken: the Redis behind it may be another one, or have lost
+#: its last writes.
+reconnected = Signal()
 
 #: The exit code of a worker that Redis refuses: another attempt with the same settings would end the same.
 REFUSED_EXIT_CODE = 5
@@ -91,6 +96,7 @@ class ReconnectingConsumer(Consumer):
         """Connect, and when it is not for the first time, let those at work report first."""
         connection = super().connect()
         if self.restart_count > 0:
+            reconnected.send(sender=self)
             time.sleep(_REPORTS_SECONDS)
         return connection
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from tasks.records.permissions import may_all
-from tasks.records.refusals import is_without_master, not_for_now, refusal, was_hung_up
+from tasks.records.refusals import has_no_handshake, is_without_master, not_for_now, refusal, was_hung_up
 from tasks.transfer.errors import BadOption, PermanentError, Side
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ class Client:
             reason = "it ended the connection"
             wants = "a client certificate" if self._server.tls else "TLS, with rediss://"
             hint = f" Does it want {wants}?"
+        elif has_no_handshake(error):
+            hint = " Does it speak TLS on this port?"
         return RedisAway(
             f"{where} cannot be reached ({reason}). Is it running, and is ORCHESTRATOR_REDIS_URL right?{hint}"
         )

@@ -85,6 +85,11 @@ def was_hung_up(error: BaseException) -> bool:
     )
 
 
+def has_no_handshake(error: BaseException) -> bool:
+    """Whether the other side did not answer the beginning of TLS: Redis without TLS waits for the end of a line."""
+    return any(isinstance(each, TimeoutError) and "handshake" in str(each) for each in _chain(error))
+
+
 def _chain(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     each: BaseException | None = error
@@ -98,7 +103,9 @@ def _of_login(error: BaseException, setting: str) -> str | None:
     if isinstance(error, redis.AuthenticationError):
         return f"refused the password. Check {setting}."
     text = str(error)
-    if isinstance(error, NoPermissionError) or (isinstance(error, redis.ResponseError) and _NO_PERMISSION.search(text)):
+    if isinstance(error, NoPermissionError) or (
+        isinstance(error, redis.ResponseError) and _NO_PERMISSION.search(text)
+    ):
         return (
             f"does not permit {_not_permitted(text)} that is needed. "
             f"Check the user's ACL; deploy/redis/users.acl.example has one."

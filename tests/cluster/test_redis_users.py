@@ -1,4 +1,4 @@
-"""A Redis whose user may do no more than is needed: with that, all of it works; with less, it is said what is missing."""
+"""A Redis whose user may do no more than is needed: with that all works; with less, it is said what is missing."""
 
 from __future__ import annotations
 
@@ -57,6 +57,12 @@ def settings(redis: AclRedis, url: str = "", **more: str) -> Settings:
     return Settings(redis_url=url or redis.url, **more)
 
 
+def check(values: Settings) -> None:
+    with contextlib.closing(records_of(values)) as records:
+        records.check()
+        records.check_permissions()
+
+
 def test_the_example_is_what_is_needed(rules):
     assert rules == acl_rules("manyhands:", 0)
 
@@ -91,7 +97,7 @@ def test_all_commands_work_for_a_user_of_the_prefix_alone(one: Cluster, redis: A
             done = one.run(*command, timeout=120)
             assert done.returncode == 0, (command, done.stderr)
     with redis.client() as client:
-        names = [key for key in client.keys() if not key.startswith("manyhands:")]
+        names = [key for key in client.scan_iter() if not key.startswith("manyhands:")]
         channels = [name for name in client.pubsub_channels() if not name.startswith("manyhands:")]
     assert (names, channels) == ([], [])
     assert redis.refused() == []
@@ -99,9 +105,7 @@ def test_all_commands_work_for_a_user_of_the_prefix_alone(one: Cluster, redis: A
 
 
 def test_a_user_on_a_unix_socket_is_let_in(redis: AclRedis):
-    with contextlib.closing(records_of(settings(redis, redis.socket_url))) as records:
-        records.check()
-        records.check_permissions()
+    check(settings(redis, redis.socket_url))
 
 
 @pytest.mark.parametrize(
@@ -117,27 +121,17 @@ def test_a_user_on_a_unix_socket_is_let_in(redis: AclRedis):
 )
 def test_what_a_user_may_not_is_named(redis: AclRedis, change, named):
     redis.client().execute_command("ACL", "SETUSER", redis.user, *change.split())
-    with (
-        contextlib.closing(records_of(settings(redis))) as records,
-        pytest.raises(RedisError, match=rf"does not permit {named} that is needed"),
-    ):
-        records.check()
-        records.check_permissions()
+    with pytest.raises(RedisError, match=rf"does not permit {named} that is needed"):
+        check(settings(redis))
 
 
 def test_another_prefix_and_database_need_rules_of_their_own(redis: AclRedis):
     client = redis.client()
-    client.execute_command(
-        "ACL", "SETUSER", "other", "on", ">other-s3cret", *acl_rules("files:", 3).split()
-    )
+    client.execute_command("ACL", "SETUSER", "other", "on", ">other-s3cret", *acl_rules("files:", 3).split())
     url = f"redis://other:other-s3cret@127.0.0.1:{redis.port}/3"
-    with contextlib.closing(records_of(settings(redis, url, key_prefix="files:"))) as records:
-        records.check_permissions()
-    with (
-        contextlib.closing(records_of(settings(redis, url, key_prefix="manyhands:"))) as records,
-        pytest.raises(RedisError, match="a key that is needed"),
-    ):
-        records.check_permissions()
+    check(settings(redis, url, key_prefix="files:"))
+    with pytest.raises(RedisError, match="a key that is needed"):
+        check(settings(redis, url, key_prefix="manyhands:"))
 
 
 @pytest.mark.parametrize("command", ["worker", "flower"])
