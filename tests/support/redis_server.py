@@ -24,6 +24,7 @@ class RedisServer:
     password: str | None = None
     appends: bool = False  #: writes an append-only file, synced each second, and begins with what that has
     address: str = "127.0.0.1"  #: where others find it; it listens on loopback besides
+    programs: tuple[str, ...] = ("redis-server", "valkey-server")  #: the first that is there
     process: subprocess.Popen[bytes] = field(init=False)
 
     @property
@@ -51,7 +52,7 @@ class RedisServer:
     def start(self) -> None:
         """Start it, on the same port each time, and wait until it has read its file and answers."""
         args = [
-            need("redis-server", "valkey-server"),
+            need(*self.programs),
             *("--save", "", "--dir", str(self.folder)),
             *("--bind", *sorted({"127.0.0.1", self.address})),
             *self.arguments(),
