@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from tasks.records.refusals import has_no_handshake, is_without_master, not_for_
 from tasks.transfer.errors import BadOption, PermanentError, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from tasks.records.server import RedisServer
 
@@ -53,12 +52,44 @@ class Client:
 
     def check(self) -> None:
         """Make sure that Redis answers, lets us in and is one we can work with; `RedisError` with a sentence if not."""
+        found: dict[str, Any] = {}
+        away: RedisAway | None = None
         try:
             with self.translated():
                 found = self._redis.info()
-        except RedisAway:
+        except RedisAway as error:
+            away = error
+        if away is not None:
             self._ask_sentinels()
-            raise
+            raise away
+        self._check_kind(found)
+
+    def check_permissions(self) -> None:
+        """Make sure that the user may do all that workers do; `RedisError` with the first that it may not."""
+        with self.translated():
+            may_all(self._redis, self.prefix, self._server.url.database)
+
+    def _ask_sentinels(self) -> None:
+        """Raise what the Sentinels say of why they name no master, unless it is only that none is up."""
+        away: RedisAway | None = None
+        for client in self._server.sentinel_clients():
+            try:
+                with client, self.translated(_SENTINEL):
+                    address = client.sentinel_get_master_addr_by_name(self._server.master)
+            except RedisAway as error:
+                away = error
+                continue
+            if address is None:
+                raise RedisError(
+                    f"The Sentinels at {self.where} know no master {self._server.master!r}. "
+                    f"Check ORCHESTRATOR_REDIS_SENTINEL_MASTER."
+                )
+            return
+        if away is not None:
+            raise away
+
+    def _check_kind(self, found: Mapping[str, Any]) -> None:
+        """Make sure by what INFO says that it is a Redis we can work with."""
         version = str(found.get("redis_version", ""))
         numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if numbers < _LEAST_REDIS_VERSION:
@@ -77,22 +108,6 @@ class Client:
             )
         if found.get("role") == "slave":
             raise RedisAway(f"Redis at {self.where} takes no writes at the moment: it is a replica.")
-
-    def check_permissions(self) -> None:
-        """Make sure that the user may do all that workers do; `RedisError` with the first that it may not."""
-        with self.translated():
-            may_all(self._redis, self.prefix, self._server.url.database)
-
-    def _ask_sentinels(self) -> None:
-        """Raise what the Sentinels say of why they name no master, if it is something that will not change."""
-        for client in self._server.sentinel_clients():
-            with client, contextlib.suppress(RedisAway), self.translated(_SENTINEL):
-                if client.sentinel_get_master_addr_by_name(self._server.master) is None:
-                    raise RedisError(
-                        f"The Sentinels at {self.where} know no master {self._server.master!r}. "
-                        f"Check ORCHESTRATOR_REDIS_SENTINEL_MASTER."
-                    )
-                return
 
     def close(self) -> None:
         """Give the connections back."""
@@ -137,7 +152,8 @@ class Client:
         hint = ""
         if was_hung_up(error):
             reason = "it ended the connection"
-            wants = "a client certificate" if self._server.tls else "TLS, with rediss://"
+            with_tls = "sentinels://" if self._server.url.sentinels else "rediss://"
+            wants = "a client certificate" if self._server.tls else f"TLS, with {with_tls}"
             hint = f" Does it want {wants}?"
         elif has_no_handshake(error):
             hint = " Does it speak TLS on this port?"

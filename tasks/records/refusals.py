@@ -91,12 +91,12 @@ def has_no_handshake(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
+    """An error, and what is behind it. Not what was being handled when it came: that may be an origin's certificate."""
     each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
+    while each is not None:
         yield each
-        each = each.__cause__ or each.__context__
+        behind = each.__context__ if isinstance(each, redis.RedisError) else None
+        each = each.__cause__ or (behind if isinstance(behind, OSError | redis.RedisError) else None)
 
 
 def _of_login(error: BaseException, setting: str) -> str | None:

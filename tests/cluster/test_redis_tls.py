@@ -16,7 +16,7 @@ from support.files import MIB
 from support.flower import flower as running_flower
 from support.flower import page
 from support.origin import origin
-from support.redis_kinds import Authority, TlsRedis, started
+from support.redis_kinds import MASTER, Authority, TlsRedis, started, tls_sentinel
 from support.redis_server import RedisServer
 from support.tools import free_port, wait_until
 from tasks.app import make_app
@@ -159,6 +159,26 @@ async def _ask_as_flower(app) -> None:
         url, broker_options=app.conf.broker_transport_options, broker_use_ssl=app.conf.broker_use_ssl
     )
     await broker.queues(["chunks"])
+
+
+def test_sentinels_and_their_master_speak_tls(lenient: TlsRedis, stranger: Authority, tmp_path):
+    with tls_sentinel(lenient, tmp_path) as url:
+        settings = {**lenient.settings, "redis_sentinel_master": MASTER}
+        check(url, **settings)
+        app = make_app(Settings(redis_url=url, **settings))
+        with app.connection() as connection:
+            connection.connect()
+        assert app.backend.client.ping()
+        asyncio.run(_ask_as_flower(app))
+        strangers = {**settings, "redis_ca_file": str(stranger.file)}
+        assert "a CA that is not known here" in _sentence(url, **strangers)
+        app = make_app(Settings(redis_url=url, **strangers))
+        with app.connection() as connection, pytest.raises((OperationalError, RedisConnectionError)):
+            connection.connect()
+        with pytest.raises(RedisConnectionError):
+            app.backend.client.ping()
+        plain = _sentence(url.replace("sentinels", "sentinel"), redis_sentinel_master=MASTER)
+        assert "Does it want TLS, with sentinels://?" in plain
 
 
 def test_files_that_cannot_be_used_are_told_before_anything_is_connected(authority, stranger, tmp_path):

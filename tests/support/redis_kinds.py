@@ -236,6 +236,29 @@ class Watched:
 
 
 @contextmanager
+def tls_sentinel(server: TlsRedis, folder: Path) -> Iterator[str]:
+    """A Sentinel that speaks TLS, of a master that does; yields the URL that leads to it."""
+    port = free_port()
+    cert_file, key_file = server.authority.certificate("127.0.0.1")
+    config = folder / "sentinel.conf"
+    config.write_text(
+        f"port 0\ntls-port {port}\nbind 127.0.0.1\ndir {folder}\n"
+        f"tls-cert-file {cert_file}\ntls-key-file {key_file}\ntls-ca-cert-file {server.authority.file}\n"
+        f"tls-auth-clients no\ntls-replication yes\n"
+        f"sentinel monitor {MASTER} 127.0.0.1 {server.port} 1\n"
+    )
+    with (folder / "sentinel.log").open("ab") as log:
+        process = subprocess.Popen(
+            [need("redis-server", "valkey-server"), str(config), "--sentinel"], stdout=log, stderr=log
+        )
+    try:
+        wait_until(lambda: is_listening(port), what="a Sentinel listening")
+        yield f"sentinels://127.0.0.1:{port}/0"
+    finally:
+        end(process)
+
+
+@contextmanager
 def watched(folder: Path, *, password: str, sentinel_password: str) -> Iterator[Watched]:
     """A master, its replica and three Sentinels, for as long as the context."""
     folder.mkdir()
