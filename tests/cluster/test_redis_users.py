@@ -24,7 +24,8 @@ from tasks.settings import Settings
 
 CONTENT = random.Random(23).randbytes(6 * MIB + 3)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "redis" / "users.acl.example"
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "deploy" / "redis" / "users.acl.example"
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +66,7 @@ def check(values: Settings) -> None:
 
 def test_the_example_is_what_is_needed(rules):
     assert rules == acl_rules("manyhands:", 0)
+    assert rules in (ROOT / "docs" / "operations.md").read_text()
 
 
 def test_all_commands_work_for_a_user_of_the_prefix_alone(one: Cluster, redis: AclRedis, served):
@@ -159,3 +161,22 @@ def test_a_worker_that_is_refused_while_it_runs_says_so_and_ends(one: Cluster, r
     assert worker.returncode == 5
     assert told in one.log()
     assert re.search(r"error: Redis refused this worker", one.log())
+
+
+def test_what_a_refused_worker_had_goes_on_with_the_next(one: Cluster, redis: AclRedis, served):
+    worker = one.start_worker("--concurrency", "4", "--processes", "1")
+    served.bytes_per_second = MIB / 4
+    with one.orchestrator() as orchestrator:
+        job_id = orchestrator.submit(served.url, chunk_size_bytes=2 * MIB).job_id
+        wait_until(lambda: served.served_bytes > MIB, what="the first bytes")
+    client = redis.client()
+    client.execute_command("ACL", "SETUSER", redis.user, "resetpass", ">another")
+    client.execute_command("CLIENT", "KILL", "USER", redis.user)
+    wait_until(lambda: worker.poll() is not None, seconds=60, what="the worker's end")
+    redis.user_password = "another"
+    served.bytes_per_second = None
+    one.start_worker("--concurrency", "4", "--processes", "1")
+    with one.orchestrator() as orchestrator:
+        assert orchestrator.job(job_id).wait(120).state is JobState.COMPLETE
+    assert (one.volume / "big.bin").read_bytes() == CONTENT
+    assert served.served_bytes < len(CONTENT) + 2 * MIB
