@@ -108,6 +108,7 @@ class Service:
     name: str
     start: Callable[[], Child]
     is_vital: bool = False  #: its end ends all the others; another service's end only restarts it
+    hopeless_exit_code: int | None = None  #: with this it says that another start would end the same
     child: Child | None = field(default=None, init=False)
     began_seconds: float = field(default=0.0, init=False)
     pause_seconds: float = field(default=_FIRST_PAUSE_SECONDS, init=False)
@@ -116,6 +117,10 @@ class Service:
 
 class VitalServiceEnded(Exception):
     """A service that the others cannot do without has ended; the argument is its name."""
+
+
+class GaveUp(VitalServiceEnded):
+    """A service has ended and said that another start would end the same; the argument is its name."""
 
 
 class Supervisor:
@@ -146,7 +151,7 @@ class Supervisor:
         """Run until SIGTERM, SIGINT, or the end of `parent_pipe`.
 
         Raises:
-            VitalServiceEnded: a service that is vital ended; the others were ended too.
+            VitalServiceEnded: a service that is vital ended, or one gave up; the others were ended too.
         """
         with _signals_as_bytes() as signals:
             grace_seconds = self._grace_seconds
@@ -172,6 +177,8 @@ class Supervisor:
                 continue
             if service.is_vital:
                 raise VitalServiceEnded(service.name)
+            if service.child.poll() == service.hopeless_exit_code:
+                raise GaveUp(service.name)
             ran_seconds = now - service.began_seconds
             if ran_seconds > _GOOD_RUN_SECONDS:
                 service.pause_seconds = _FIRST_PAUSE_SECONDS

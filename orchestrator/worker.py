@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.processes import Forked, Service
 from tasks.app import CHUNKS_QUEUE, QUEUES
+from tasks.reconnecting import REFUSED_EXIT_CODE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,9 +81,9 @@ def _processors() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def _end_soon(**_: object) -> None:
+def _end_soon(exitcode: int = 0, **_: object) -> None:
     """End the process even if Celery's own end does not come: it waits for each task, and for Redis."""
-    timer = threading.Timer(_LAST_SECONDS, os._exit, [1])
+    timer = threading.Timer(_LAST_SECONDS, os._exit, [exitcode or 1])
     timer.daemon = True
     timer.start()
 
@@ -102,7 +103,9 @@ def _service(
         from tasks.app import app
         from tasks.settings import settings
 
+        codes = [0]
         worker_shutting_down.connect(_end_soon, weak=False)
+        worker_shutting_down.connect(lambda exitcode=0, **_: codes.append(exitcode), weak=False)
 
         # Celery puts something else for what follows a per cent sign.
         own_name = settings().host_name
@@ -123,5 +126,7 @@ def _service(
                 *celery_args,
             ]
         )
+        # Celery keeps it for itself.
+        sys.exit(codes[-1])
 
-    return Service(name, lambda: Forked(name, run))
+    return Service(name, lambda: Forked(name, run), hopeless_exit_code=REFUSED_EXIT_CODE)

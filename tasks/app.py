@@ -12,6 +12,7 @@ from celery.signals import before_task_publish, celeryd_after_setup
 
 from tasks.messages import urgency
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES, SENT_AT
+from tasks.records.server import RedisServer
 from tasks.settings import settings
 from tasks.transfer.errors import BadOption
 from tasks.transfer.manifest import Priority
@@ -70,7 +71,7 @@ def make_app(settings: Settings) -> Celery:
     """
     if settings.redis_url is None:
         raise BadOption("ORCHESTRATOR_REDIS_URL is not set: a worker must be told which Redis it serves.")
-    url = settings.redis_url.get_secret_value()
+    server = RedisServer.of(settings)
     modules = [
         "tasks.fetch",
         "tasks.help",
@@ -83,11 +84,11 @@ def make_app(settings: Settings) -> Celery:
     ]
     app = Celery("manyhands", include=modules)
     app.conf.update(
-        broker_url=url,
-        result_backend=url,
+        **server.for_broker(),
+        **server.for_results(),
         **_serialization(),
-        **_delivery(settings),
-        **_results(settings),
+        **_delivery(settings, server),
+        **_results(settings, server),
         **_worker(settings),
     )
     logging.getLogger("celery.app.trace").addFilter(_tell_plainly)
@@ -132,7 +133,7 @@ def _serialization() -> dict[str, object]:
     return {"task_serializer": "json", "result_serializer": "json", "accept_content": ["json"]}
 
 
-def _delivery(settings: Settings) -> dict[str, object]:
+def _delivery(settings: Settings, server: RedisServer) -> dict[str, object]:
     normal = urgency(Priority.NORMAL)
     return {
         "task_default_queue": CONTROL_QUEUE,
@@ -171,17 +172,20 @@ def _delivery(settings: Settings) -> dict[str, object]:
             "priority_steps": list(MESSAGE_PRIORITIES),
             # Of the lists that have something, each in turn.
             "queue_order_strategy": "round_robin",
+            **server.transport_options(),
             **_connection_options(settings),
         },
         # Otherwise a worker that starts before Redis does gives up.
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
+        # A Redis that has just become a replica answers with errors. The worker's process would end of one.
+        "broker_channel_error_retry": True,
         # What is being fetched goes on while Redis is away.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
     }
 
 
-def _results(settings: Settings) -> dict[str, object]:
+def _results(settings: Settings, server: RedisServer) -> dict[str, object]:
     return {
         # While Redis is away, a finished chunk keeps storing its result before it counts for the chord.
         "result_backend_always_retry": True,
@@ -195,12 +199,10 @@ def _results(settings: Settings) -> dict[str, object]:
         "result_expires": _RESULT_SECONDS,
         # The count of a chord whose job rests longer than this would be forgotten, and the merge never run.
         "result_chord_expires": settings.longest_job_seconds,
-        "result_backend_transport_options": {"global_keyprefix": settings.key_prefix},
-        "redis_socket_timeout": settings.redis_timeout_seconds,
-        "redis_socket_connect_timeout": settings.redis_timeout_seconds,
-        # A Unix socket has no keepalive, and redis-py refuses the option there.
-        "redis_socket_keepalive": not _is_unix_socket(settings),
-        "redis_backend_health_check_interval": 30,
+        "result_backend_transport_options": {
+            "global_keyprefix": settings.key_prefix,
+            **server.transport_options(),
+        },
     }
 
 
@@ -226,11 +228,6 @@ def _connection_options(settings: Settings) -> dict[str, object]:
         "socket_keepalive": True,
         "health_check_interval": 30,
     }
-
-
-def _is_unix_socket(settings: Settings) -> bool:
-    url = settings.redis_url
-    return url is not None and url.get_secret_value().startswith("redis+socket://")
 
 
 def __getattr__(name: str) -> Celery:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks import metrics
+from tasks.completions import Completions
 from tasks.jobs import JobState
 from tasks.rates import RateLimits, connections_of
 from tasks.records import Lease, Progress, Records, RedisError
+from tasks.records.server import RedisServer
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -66,6 +68,11 @@ class Host:
     def process_name(self) -> str:
         """A name that no other worker process has or had."""
         return f"{self.name}/{new_attempt_name()}"
+
+    @functools.cached_property
+    def completions(self) -> Completions:
+        """What this process has completed of late."""
+        return Completions()
 
     @functools.cached_property
     def cluster(self) -> str:
@@ -275,11 +282,4 @@ def _only_host() -> Host:
 
 def records_of(values: Settings) -> Records:
     """The records on the Redis of these settings, which must name one."""
-    if values.redis_url is None:
-        raise AssertionError("settings without a Redis have no records")
-    return Records(
-        values.redis_url,
-        prefix=values.key_prefix,
-        timeout_seconds=values.redis_timeout_seconds,
-        age_seconds=values.record_age_seconds,
-    )
+    return Records(RedisServer.of(values), prefix=values.key_prefix, age_seconds=values.record_age_seconds)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
-from tasks.records import RedisAway
+from tasks.records import RedisAway, RedisError
 from tasks.records.queues import MESSAGE_PRIORITIES
+from tasks.records.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,10 +33,13 @@ def shown_as(text: str) -> dict[str, Any]:
 
 @contextmanager
 def sending_errors() -> Iterator[None]:
-    """Within, a message that cannot be sent is a `RedisAway`."""
+    """Within, a message that cannot be sent is a `RedisAway`, or, if Redis refuses it, a `RedisError`."""
     try:
         yield
     except OperationalError as error:
+        refused = refusal(error)
+        if refused:
+            raise RedisError(f"The job could not be sent: Redis {refused}") from None
         # Not its text: that may carry the URL of Redis with its password.
         raise RedisAway(f"The job could not be sent through Redis ({type(error).__name__}).") from None
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: What a complete job may be in where Redis has lost that it is.
+_UNDONE_STATES = ACTIVE_STATES | {JobState.FAILED}
+
 
 def is_still(host: Host, job_id: str, state: JobState) -> bool:
     """Whether a job is in a state that it was in; without Redis, which is a view, it is."""
@@ -43,20 +46,40 @@ def complete(host: Host, manifest: Manifest, merged: Merged) -> None:
         "destination": manifest.destination,
         "digests": json.dumps(merged.digests),
     }
+    new = NewJob(manifest.job_id, manifest.source_name, manifest.spec, manifest.sealed_request)
+    host.completions.add(new, created_at=manifest.created_at, destination=manifest.destination, fields=fields)
     host.records.settle_shares(manifest.job_id, merged.receipts)
     # Paused while it was published: the file is there, and with a `resume` the job would fail for that.
     allowed = ACTIVE_STATES | {JobState.PAUSED}
     if not host.records.transition(manifest.job_id, JobState.COMPLETE, allowed=allowed, fields=fields):
         # Redis may have been emptied while it was published, and whoever waits for the job would never hear of it.
-        host.records.restore(
-            NewJob(manifest.job_id, manifest.source_name, manifest.spec, manifest.sealed_request),
-            JobState.COMPLETE,
-            created_at=manifest.created_at,
-            fields=fields,
-        )
+        host.records.restore(new, JobState.COMPLETE, created_at=manifest.created_at, fields=fields)
     metrics.job_completed()
     logger.info("job complete job=%s bytes=%d", manifest.job_id, merged.size_bytes)
     remove(host, manifest.job_id, manifest.destination)
+
+
+def complete_again(host: Host) -> None:
+    """Say once more what this process has completed of late, where Redis has lost that."""
+    completions = host.completions.recent()
+    states = host.records.states([each.new.job_id for each in completions])
+    for each, state in zip(completions, states, strict=True):
+        job_id = each.new.job_id
+        if state is None:
+            is_changed = host.records.restore(
+                each.new, JobState.COMPLETE, created_at=each.created_at, fields=each.fields
+            )
+        else:
+            # Somebody may have met what is there: its parts gone, and its name taken. With `--overwrite` an id may be
+            # that of another job by now.
+            asked = host.records.request(job_id) if state in _UNDONE_STATES else None
+            is_changed = asked is not None and asked.created_at == each.created_at
+            is_changed = is_changed and host.records.transition(
+                job_id, JobState.COMPLETE, allowed=_UNDONE_STATES, fields=each.fields
+            )
+        if is_changed:
+            logger.warning("a job is complete that Redis does not know it of job=%s", job_id)
+            remove(host, job_id, each.destination)
 
 
 def found_there(

@@ -16,13 +16,25 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
+from celery.exceptions import WorkerShutdown
+from celery.signals import worker_shutting_down
+from celery.utils.dispatch import Signal
 from celery.worker import state
 from celery.worker.consumer import Consumer
+
+from tasks.records.refusals import refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
+
+#: Sent when a connection stands again, before messages are taken: the Redis behind it may be another one, or have lost
+#: its last writes.
+reconnected = Signal()
+
+#: The exit code of a worker that Redis refuses: another attempt with the same settings would end the same.
+REFUSED_EXIT_CODE = 5
 
 #: How long a worker waits between attempts to reach Redis. Celery's own pause grows to half a minute, in which a Redis
 #: that is back has nobody to work for it.
@@ -50,6 +62,7 @@ class ReconnectingConsumer(Consumer):
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Give up a connection that broke, without putting back into the queue what threads are at."""
+        _end_if_refused(exc)
         if self.task_consumer is not None:
             channel = self.task_consumer.channel
             channel.do_restore = False
@@ -64,6 +77,7 @@ class ReconnectingConsumer(Consumer):
         """Connect, for as long as it takes."""
 
         def tell(error: Exception, seconds: float) -> None:
+            _end_if_refused(error)
             logger.warning(
                 "Redis not reached cause=%s, next attempt in %.0f s", type(error).__name__, seconds
             )
@@ -82,6 +96,7 @@ class ReconnectingConsumer(Consumer):
         """Connect, and when it is not for the first time, let those at work report first."""
         connection = super().connect()
         if self.restart_count > 0:
+            reconnected.send(sender=self)
             time.sleep(_REPORTS_SECONDS)
         return connection
 
@@ -123,3 +138,15 @@ class ReconnectingConsumer(Consumer):
             self._settling.discard(message.delivery_tag)
         else:
             self.hub.call_later(_SETTLE_AGAIN_SECONDS, self._settle, message, settle)
+
+
+def _end_if_refused(error: Exception) -> None:
+    """End the worker in order if Redis refuses it: it would ask for ever, and nobody would see why nothing is done.
+
+    Who has changed a password starts it again with the new one: the settings of a process do not change.
+    """
+    refused = refusal(error)
+    if refused:
+        logger.critical("Redis %s This worker ends.", refused)
+        worker_shutting_down.send(sender=None, sig=None, how="Warm", exitcode=REFUSED_EXIT_CODE)
+        raise WorkerShutdown(REFUSED_EXIT_CODE)

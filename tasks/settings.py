@@ -9,10 +9,9 @@ import functools
 import ipaddress
 import os
 from pathlib import Path
-from typing import Annotated
-from urllib.parse import urlsplit
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field, SecretStr, field_validator
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -22,10 +21,10 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from tasks.redis_url import TLS_SCHEMES, RedisUrl
 from tasks.transfer.rates import RateText  # noqa: TC001  (pydantic reads it)
 
 ENV_PREFIX = "ORCHESTRATOR_"
-_REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
 def settings_file() -> Path:
@@ -55,7 +54,21 @@ class Settings(BaseSettings):
     )
 
     redis_url: SecretStr | None = Field(
-        None, description="redis://, rediss:// or redis+socket://; not set: a private Redis is started"
+        None,
+        description="redis://, rediss:// (TLS), redis+socket://, or Sentinels: sentinel://host1:26379,host2:26379/0, "
+        "sentinels:// (TLS); not set: a private Redis is started",
+    )
+    redis_ca_file: Path | None = Field(
+        None, description="certificates of the CAs that Redis's own may come from, besides the system's"
+    )
+    redis_cert_file: Path | None = Field(None, description="client certificate for Redis, in PEM")
+    redis_key_file: Path | None = Field(None, description="its key, if it is not in the same file")
+    redis_sentinel_master: str = Field(
+        "mymaster", min_length=1, description="what the Sentinels call the Redis that they watch"
+    )
+    redis_sentinel_user: str | None = Field(None, description="user of the Sentinels, if they want one")
+    redis_sentinel_password: SecretStr | None = Field(
+        None, description="password of the Sentinels; that of Redis is in the URL"
     )
     volume: Path = Field(Path(), description="the directory that all workers share")
     secret_key: SecretStr | None = Field(
@@ -141,6 +154,7 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="the address that it listens on for them; 0.0.0.0: all"
     )
+
     @field_validator("source_address", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
@@ -158,15 +172,23 @@ class Settings(BaseSettings):
 
     @field_validator("redis_url")
     @classmethod
-    def _known_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(_REDIS_SCHEMES):
-            # Without the value: it may carry a password.
-            raise ValueError(f"must begin with one of {', '.join(_REDIS_SCHEMES)}")
-        try:
-            urlsplit(value.get_secret_value() if value else "").port  # noqa: B018  (it is read to be checked)
-        except ValueError:
-            raise ValueError("has a port that is no number, or a host that makes no sense") from None
+    def _readable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            RedisUrl.parse(value.get_secret_value())
         return value
+
+    @model_validator(mode="after")
+    def _files_are_for_tls(self) -> Self:
+        url = self.redis_url.get_secret_value() if self.redis_url else ""
+        given = self.redis_ca_file or self.redis_cert_file or self.redis_key_file
+        # Who names a CA expects TLS, and would not be told that passwords and URLs go over the network in the clear.
+        if given and url.startswith(("redis://", "sentinel://")):
+            raise ValueError(
+                f"certificates are given for Redis, and ORCHESTRATOR_REDIS_URL is not {' or '.join(TLS_SCHEMES)}"
+            )
+        if self.redis_key_file and not self.redis_cert_file:
+            raise ValueError("ORCHESTRATOR_REDIS_KEY_FILE is set, and ORCHESTRATOR_REDIS_CERT_FILE is not")
+        return self
 
     @classmethod
     def settings_customise_sources(

@@ -19,6 +19,7 @@ from tasks.host import host
 from tasks.jobs import JobState
 from tasks.messages import sending_errors, shown_as, urgency
 from tasks.prune import prune_by_age
+from tasks.reconnecting import reconnected
 from tasks.records import RedisError
 from tasks.records.queues import CHUNKS_LISTS
 from tasks.restoring import apart, keep_unplanned, restore, restore_unplanned
@@ -93,6 +94,13 @@ class Sweep:
             self._host.records.has_ended(self._host.process_name)
         except RedisError as error:
             logger.warning("end not told error=%s", error)
+
+    def tell_again(self) -> None:
+        """Say again what this process has completed, to a Redis that may have lost it."""
+        try:
+            outcomes.complete_again(self._host)
+        except (RedisError, TransferError) as error:
+            logger.warning("completed jobs not told again error=%s", error)
 
     def sweep(self) -> None:
         """Look at all jobs once, and now and then at the volume, unless another process has done so."""
@@ -226,5 +234,6 @@ def begin(**_: object) -> None:
     sweep = Sweep(host())
     worker_shutting_down.connect(lambda **_: sweep.end(), weak=False)
     worker_shutdown.connect(lambda **_: sweep.tell_end(), weak=False)
+    reconnected.connect(lambda **_: sweep.tell_again(), weak=False)
     for run in (sweep.live, sweep.run):
         threading.Thread(target=run, name="sweep", daemon=True).start()

@@ -27,8 +27,11 @@ def _require_redis() -> None:
             "ORCHESTRATOR_REDIS_URL is not set: which Redis? `orchestrator up` brings one of its own."
         )
     records = records_of(settings())
-    records.check()
-    records.close()
+    try:
+        records.check()
+        records.check_permissions()
+    finally:
+        records.close()
 
 
 def _log(level: str) -> None:
@@ -85,7 +88,7 @@ def worker(
       orchestrator worker -- --heartbeat-interval 10
     """
     from orchestrator.monitor import Monitor
-    from orchestrator.processes import Supervisor
+    from orchestrator.processes import GaveUp, Supervisor
     from orchestrator.worker import GRACE_SECONDS, worker_services
     from tasks.app import CONTROL_QUEUE, QUEUES
     from tasks.settings import settings
@@ -111,11 +114,15 @@ def worker(
         loglevel=loglevel,
         at_start=monitor.enter if monitor else _nothing,
     )
-    Supervisor(
-        monitor.over(services) if monitor else services,
-        grace_seconds=GRACE_SECONDS,
-        at_look=monitor.look if monitor else _nothing,
-    ).run()
+    try:
+        Supervisor(
+            monitor.over(services) if monitor else services,
+            grace_seconds=GRACE_SECONDS,
+            at_look=monitor.look if monitor else _nothing,
+        ).run()
+    except GaveUp:
+        exits.say_error("Redis refused this worker while it ran; the log above says how.")
+        return exits.REDIS
     return exits.COMPLETE
 
 

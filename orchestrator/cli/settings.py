@@ -8,7 +8,7 @@ import click
 from pydantic import SecretStr
 
 from orchestrator.cli import options
-from tasks.records import without_password
+from tasks.redis_url import without_password
 from tasks.settings import ENV_PREFIX, Settings, places
 
 

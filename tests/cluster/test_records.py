@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from pydantic import SecretStr
 
+from tasks.host import records_of
 from tasks.jobs import JobState
-from tasks.records import NewJob, Progress, Records, RedisError, Search
+from tasks.records import NewJob, Progress, RedisError, Search
+from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, Receipt, Span
 
 JOB = "0123456789ab"
@@ -19,7 +20,7 @@ CHUNK_BYTES = 8 * 1024 * 1024
 @pytest.fixture
 def records(redis):
     redis.client().flushall()
-    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one = records_of(Settings(redis_url=redis.url, key_prefix="t:", record_age_seconds=60))
     one.create([NewJob(JOB, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
     one.transition(JOB, JobState.PLANNING)
     fields = {"generation": 1, "size_bytes": 3 * CHUNK_BYTES, "chunks_count": 3}

@@ -415,3 +415,29 @@ def test_a_record_that_nobody_puts_back_is_lost_in_the_end(one: Cluster, served)
         with pytest.raises(RecordLost, match=r"Redis was emptied.*orchestrator recover"):
             lost.look(job.job_id, None, job.submitted)
         assert orchestrator.list() == []
+
+
+def test_a_complete_job_stays_so_though_redis_has_lost_its_last_writes(tmp_path, served):
+    small = CONTENT[: MIB // 4]
+    served.contents["/small.bin"] = small
+    with redis_server(tmp_path) as redis, cluster(redis, tmp_path) as one:
+        one.start_worker("--concurrency", "4", "--processes", "1")
+        with one.orchestrator() as orchestrator:
+            served.gate.clear()
+            jobs = [
+                orchestrator.submit(served.url, chunk_size_bytes=CHUNK_BYTES),
+                orchestrator.submit(served.url.rpartition("/")[0] + "/small.bin"),
+            ]
+            wait_until(lambda: jobs[0].status().state is JobState.FETCHING, what="the chord")
+            wait_until(lambda: "/small.bin" in served.paths, what="the plan of the small one")
+            # What a replica or a file has of it that is behind.
+            redis.client().save()
+            served.gate.set()
+            assert [job.wait(60).state for job in jobs] == [JobState.COMPLETE] * 2
+            redis.kill()
+            redis.start()
+            wait_until(lambda: one.log().count("Redis does not know it of") == 2, what="both told again")
+            assert [job.status().state for job in jobs] == [JobState.COMPLETE] * 2
+        assert is_there(one)
+        assert (one.volume / "small.bin").read_bytes() == small
+        wait_until_clean(one.volume)

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
 from support.tools import wait_until
-from tasks.host import Host
+from tasks.host import Host, records_of
 from tasks.jobs import JobState
 from tasks.records import NewJob, Progress, Records
+from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, Span
 
 JOB, OTHER = "0123456789ab", "ba9876543210"
@@ -22,7 +22,7 @@ JOB, OTHER = "0123456789ab", "ba9876543210"
 @pytest.fixture
 def records(redis):
     redis.client().flushall()
-    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one = records_of(Settings(redis_url=redis.url, key_prefix="t:", record_age_seconds=60))
     one.create([NewJob(JOB, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
     yield one
     one.close()

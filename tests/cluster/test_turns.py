@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import SecretStr
 
+from tasks.host import records_of
 from tasks.jobs import JobState
-from tasks.records import NewJob, Progress, Records, Search, Starving
+from tasks.records import NewJob, Progress, Search, Starving
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
+from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, Priority, Receipt, Span
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
@@ -21,7 +22,7 @@ SEARCH = Search(
 @pytest.fixture
 def records(redis):
     redis.client().flushall()
-    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one = records_of(Settings(redis_url=redis.url, key_prefix="t:", record_age_seconds=60))
     one.create([NewJob(job_id, "http://h/f", JobSpec(), "plain:{}") for job_id in (A, B, C)], now=1.0)
     for job_id in (A, B, C):
         one.transition(job_id, JobState.PLANNING)

@@ -57,10 +57,13 @@ class Cluster:
             ORCHESTRATOR_REDIS_URL=self.redis.url,
             ORCHESTRATOR_VOLUME=str(self.volume),
             ORCHESTRATOR_SECRET_KEY=KEY,
+            **{f"ORCHESTRATOR_{name.upper()}": value for name, value in self.redis.settings.items()},
         )
 
     def orchestrator(self) -> Orchestrator:
-        return Orchestrator(redis_url=self.redis.url, volume=self.volume, secret_key=KEY)
+        return Orchestrator(
+            redis_url=self.redis.url, volume=self.volume, secret_key=KEY, **self.redis.settings
+        )
 
     @contextmanager
     def host(self) -> Iterator[Host]:

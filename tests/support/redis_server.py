@@ -24,6 +24,7 @@ class RedisServer:
     password: str | None = None
     appends: bool = False  #: writes an append-only file, synced each second, and begins with what that has
     address: str = "127.0.0.1"  #: where others find it; it listens on loopback besides
+    programs: tuple[str, ...] = ("redis-server", "valkey-server")  #: the first that is there
     process: subprocess.Popen[bytes] = field(init=False)
 
     @property
@@ -31,20 +32,31 @@ class RedisServer:
         user = f":{self.password}@" if self.password else ""
         return f"redis://{user}{self.address}:{self.port}/0"
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """What the settings must say besides its URL."""
+        return {}
+
     def client(self) -> redis.Redis:
         return redis.Redis(port=self.port, password=self.password, decode_responses=True)
 
-    def start(self) -> None:
-        """Start it, on the same port each time, and wait until it has read its file and answers."""
-        args = [
-            need("redis-server", "valkey-server"),
-            *("--port", str(self.port), "--save", "", "--dir", str(self.folder)),
-            *("--bind", *sorted({"127.0.0.1", self.address})),
-        ]
+    def arguments(self) -> list[str]:
+        """The server's, besides those of all of them."""
+        args = ["--port", str(self.port)]
         if self.appends:
             args += ["--appendonly", "yes", "--appendfsync", "everysec"]
         if self.password:
             args += ["--requirepass", self.password]
+        return args
+
+    def start(self) -> None:
+        """Start it, on the same port each time, and wait until it has read its file and answers."""
+        args = [
+            need(*self.programs),
+            *("--save", "", "--dir", str(self.folder)),
+            *("--bind", *sorted({"127.0.0.1", self.address})),
+            *self.arguments(),
+        ]
         with (self.folder / f"redis-{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(args, stdout=log, stderr=log)
         wait_until(lambda: is_listening(self.port) and self._answers(), what="Redis answering")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +12,11 @@ from selenium.webdriver.common.by import By
 
 from orchestrator.access import Access
 from support.browser import chromium
-from support.cluster import COMMAND, Cluster
+from support.cluster import Cluster
 from support.files import MIB
+from support.flower import flower as running_flower
 from support.origin import origin
-from support.tools import end, free_port, is_listening, wait_until
+from support.tools import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,21 +35,8 @@ def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
 
 @pytest.fixture
 def flower(empty_cluster: Cluster) -> Iterator[str]:
-    port = free_port()
-    log = (empty_cluster.logs / "flower.log").open("wb")
-    with log:
-        process = subprocess.Popen(
-            [*COMMAND, "flower", "--port", str(port)],
-            env=empty_cluster.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        wait_until(lambda: is_listening(port), what="Flower listening")
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        end(process)
+    with running_flower(empty_cluster) as url:
+        yield url
 
 
 def test_flower_shows_a_running_chunk_readably_and_no_secret(empty_cluster, flower, browser):

@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from tasks.records import without_password
+from tasks.redis_url import without_password
 from tasks.settings import Settings, places
 
 
