@@ -226,16 +226,20 @@ class Bringing:
         began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
         may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
-        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield):
-            brought = fetch_chunk(
-                self._host.source(self.manifest.sealed_request),
-                self._folder,
-                self.manifest,
-                self.manifest.chunk(span.number),
-                attempt,
-                self._host.name,
-                span=span,
-            )
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield):
+                brought = fetch_chunk(
+                    self._host.source(self.manifest.sealed_request),
+                    self._folder,
+                    self.manifest,
+                    self.manifest.chunk(span.number),
+                    attempt,
+                    self._host.name,
+                    span=span,
+                )
+        finally:
+            if attempt.brought_bytes > 0:
+                self._host.reached(self.manifest.origin)
         seconds = time.monotonic() - began_seconds
         logger.info(
             "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",

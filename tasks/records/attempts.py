@@ -87,13 +87,16 @@ class Standing:
     is_done: bool = False  #: the chunk is whole: another worker was quicker
     connections_count: int = 0  #: of the job, over all workers
     starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
+    host_in_need: str | None = (
+        None  #: it wants one to this origin, and this host has two more than that, or yet more
+    )
 
 
 class Attempts(Leases):
     """Reports of attempts."""
 
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
-        """Store the progress of attempts and renew their leases; how each stands, by its holder.
+        """Store the progress of one host's attempts and renew their leases; how each stands, by its holder.
 
         None of them may end before this returns: a lease that was given back would come to life again.
         """
@@ -114,8 +117,12 @@ class Attempts(Leases):
             for report in reports:
                 self._store(report, pipe)
             origins = list(dict.fromkeys(report.origin for report in reports))
+            if reports:
+                self.ask_hosts_in_need(pipe, reports[0].holder.partition("/")[0], origins)
             self.ask_starving(pipe, origins, now)
-            starving = self.read_starving(pipe.execute(), origins, now)
+            answers = pipe.execute()[len(reports) :]
+            in_need = dict(zip(origins, answers, strict=False))
+            starving = self.read_starving(answers, origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
             (state, generation, ends_at), connections_count = jobs[report.job_id]
@@ -127,6 +134,7 @@ class Attempts(Leases):
                 is_done=bool(is_done),
                 connections_count=connections_count,
                 starving=starving[report.origin],
+                host_in_need=in_need[report.origin],
             )
         return standings
 
