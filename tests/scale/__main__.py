@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import os
-import platform
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scale.verdicts import Verdict
 
 # Before anything of the program is imported: settings of the machine must not decide what is measured.
 for name in list(os.environ):
@@ -18,13 +20,11 @@ import click  # noqa: E402
 import pytest  # noqa: E402
 
 from orchestrator.cli.options import Size  # noqa: E402
-from scale import measures  # noqa: E402
+from scale import costs, measures, report  # noqa: E402
 from scale.runs import RunFailed  # noqa: E402
 from scale.scene import scene  # noqa: E402
-from scale.verdicts import HEAD, Verdict  # noqa: E402
 
-NAMES = ("out", "half", "address", "slow", "cut", "added")
-BEGIN, END = "<!-- make scale writes from here -->\n", "<!-- to here -->\n"
+NAMES = ("out", "half", "address", "slow", "cut", "added", "costs")
 
 
 def say(line: str) -> None:
@@ -63,12 +63,13 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
 )
 @click.option(
     "--report",
+    "file",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the results into this file, between its two marks.",
 )
 def main(
     names: list[str], size_bytes: int, added_size: int, mbits: int, rounds_count: int, folder: Path | None,
-    submit_args: tuple[str, ...], settings: tuple[str, ...], report: Path | None,
+    submit_args: tuple[str, ...], settings: tuple[str, ...], file: Path | None,
 ) -> None:  # fmt: skip
     """Measure what several hosts make of one file; the exit code is 1 if something falls short of what is asked for."""
     if os.geteuid() != 0:
@@ -77,22 +78,23 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     variables = dict(each.split("=", 1) for each in settings)
     verdicts: list[Verdict] = []
+    costs_rows: list[str] = []
     try:
         with scene(folder, connections=4, bytes_per_second=2_500_000, variables=variables) as one:
             plan = measures.Plan(one, size_bytes, mbits * 10**6, rounds_count, submit_args, say)
             rate, verdicts = measures.calibrate(plan)
             for name in names:
                 say(f"== {name}")
-                verdicts += _measure(name, plan, rate, added_size)
+                if name == "costs":
+                    costs_rows = costs.measure(one, say)
+                else:
+                    verdicts += _measure(name, plan, rate, added_size)
     except (pytest.fail.Exception, pytest.skip.Exception, RunFailed, AssertionError) as error:
         raise click.ClickException(str(error)) from error
-    text = (
-        "\n".join([_machine(folder, submit_args, settings), "", HEAD, *(each.row for each in verdicts)])
-        + "\n"
-    )
+    text = report.text(verdicts, costs_rows, report.machine(folder, [*submit_args, *settings]))
     click.echo(text)
-    if report is not None:
-        _write(report, text)
+    if file is not None:
+        report.write(file, text)
     sys.exit(0 if all(each.passes for each in verdicts) else 1)
 
 
@@ -108,30 +110,6 @@ def _measure(name: str, plan: measures.Plan, rate: float, added_size_bytes: int)
     if name == "cut":
         return measures.one_cut(plan, rate)
     return measures.some_added(plan, added_size_bytes)
-
-
-def _machine(folder: Path | None, submit_args: tuple[str, ...], settings: tuple[str, ...]) -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    model = models[0] if models else platform.machine()
-    control = Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip()
-    given = " ".join([*submit_args, *settings]) or "defaults"
-    day = dt.datetime.now(dt.UTC).date().isoformat()
-    where = "on a disk" if folder else "in memory"
-    return (
-        f"{day}, {os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}, "
-        f"TCP {control}; volume {where}; settings: {given}. Medians."
-    )
-
-
-def _write(report: Path, text: str) -> None:
-    before, begin, rest = report.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise click.ClickException(
-            f"{report} has no place for the results, between {BEGIN.strip()} and {END.strip()}."
-        )
-    report.write_text(before + begin + "\n" + text + "\n" + end + after)
 
 
 if __name__ == "__main__":

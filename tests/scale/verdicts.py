@@ -30,6 +30,3 @@ class Verdict:
             return f"| {self.what} | {self.shown} | | |"
         outcome = "pass" if self.passes else "**falls short**"
         return f"| {self.what} | {self.shown} | {self.bound} {self.target:g} | {outcome} |"
-
-
-HEAD = "| what | measured | asked for | |\n|---|---|---|---|"
