@@ -12,7 +12,7 @@ from celery.signals import worker_shutting_down
 from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
 from tasks.bringing import Bringing
-from tasks.help import LOOK_SECONDS, send_help
+from tasks.help import LOOK_SECONDS, send_help, send_merge
 from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
 from tasks.jobs import JobState
 from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, sending_errors, shown_as, urgency
@@ -121,10 +121,10 @@ class _Delivery:
             self._number, patience_seconds=patience_seconds, is_first=is_first
         )
         manifest = bringing.manifest
-        is_all = following.chunks_done >= manifest.chunks_count
-        if following.is_to_help or (bringing.took_over and is_all):
-            # The chord counts messages, and that of a chunk which was taken over may be with a worker that died.
-            _tell(lambda: send_help(manifest, seconds=LOOK_SECONDS, all_done=is_all))
+        if following.merge_is_late:
+            _tell(lambda: send_merge(manifest))
+        elif following.is_to_help:
+            _tell(lambda: send_help(manifest, seconds=LOOK_SECONDS))
         if not is_whole:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
             raise NoLease(0, following.chunks_done)

@@ -24,6 +24,7 @@ Keys, behind the prefix:
                             @<time>: nobody, as somebody failed with it, and until then none but its message tries
     job:<id>:deaths         hash: span -> how many workers died at it one after the other, and how many bytes were done
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
+    heard                   since when attempts were reported without a break
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
     origin:<origin>:allowed hash: how many connections an origin was seen to allow, to each host or to all together,

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tasks.records.progress import Progress
     from tasks.records.turns import Starving
 
+#: Nobody has reported for so long: Redis was away, or nothing was fetched.
+_BREAK_MILLISECONDS = 2000
+
 # An attempt has its lease again if that has vanished, or if Redis was away when it asked; unless another is at its span
 # by now.
 _REPORTED = (
@@ -114,13 +117,15 @@ class Attempts(Leases):
             of_jobs, spans = answers[: 2 * len(job_ids)], answers[2 * len(job_ids) :]
             jobs = dict(zip(job_ids, zip(of_jobs[::2], of_jobs[1::2], strict=True), strict=True))
             now = seconds[0] + seconds[1] / 1e6
+            pipe.set(self.heard_key, seconds[0], nx=True, px=_BREAK_MILLISECONDS)
+            pipe.pexpire(self.heard_key, _BREAK_MILLISECONDS)
             for report in reports:
                 self._store(report, pipe)
             origins = list(dict.fromkeys(report.origin for report in reports))
             if reports:
                 self.ask_hosts_in_need(pipe, reports[0].holder.partition("/")[0], origins)
             self.ask_starving(pipe, origins, now)
-            answers = pipe.execute()[len(reports) :]
+            answers = pipe.execute()[2 + len(reports) :]
             in_need = dict(zip(origins, answers, strict=False))
             starving = self.read_starving(answers, origins, now)
         standings = {}

@@ -139,6 +139,11 @@ class Lease:
 class Leases(Limits, Turns):
     """Who may open a connection to an origin."""
 
+    @property
+    def heard_key(self) -> str:
+        """The key that says since when workers have reported without a break."""
+        return f"{self.prefix}heard"
+
     def acquire(
         self,
         progress: Progress,

@@ -134,6 +134,14 @@ class Turns(Hosts):
         """The keys of those that starve for an origin's connections: since when, and when they asked last."""
         return self.origin_key(origin, "starving"), self.origin_key(origin, "asked")
 
+    def chunk_lists(self, rank: int) -> list[str]:
+        """The keys of the lists of chunks' messages, of a priority and those above it."""
+        return [
+            list_key(self.prefix, queue, priority)
+            for queue in CHUNKS_LISTS
+            for priority in MESSAGE_PRIORITIES[: rank + 1]
+        ]
+
     def sent(self, job_id: str, priority: Priority, origin: str) -> None:
         """Take note that a job's chunks were sent: it starves until one of them is begun."""
         keys = [
