@@ -38,6 +38,8 @@ BEGINNING_SECONDS = 1.0
 #: How long the first chunk's task waits for that in its slot. Sent back, it would come behind all other chunks, and
 #: what follows the parts in order would wait for it.
 _BEGINNING_PATIENCE_SECONDS = BEGINNING_SECONDS + 0.75
+#: An attempt that brought nothing in so long says that its host may not reach the origin, if others do.
+_NOTHING_SECONDS = 2.0
 
 
 class Bringing:
@@ -59,6 +61,7 @@ class Bringing:
         self.manifest = self._read_manifest()
         self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: none had a lease
+        self._began_seconds = time.monotonic()  # the last attempt
         self.took_over = False  #: something of a chunk whose message is another
 
     def bring(
@@ -134,6 +137,8 @@ class Bringing:
             # Another may be at the span, or have brought it: less than that must not be told of it.
             progress = dataclasses.replace(progress, done_bytes=None)
         try:
+            if not self.has_brought and time.monotonic() - self._began_seconds >= _NOTHING_SECONDS:
+                self._host.brought_nothing(progress)
             self._host.records.attempt_ended(progress, has_failed=has_failed)
         except RedisError as error:
             logger.warning("not reported error=%s", error)
@@ -244,7 +249,7 @@ class Bringing:
         """Bring one span under the lease that is held."""
         name = self.attempt.name if self.attempt else None
         self.attempt, self.progress = attempt, progress = self._new_attempt(span, name=name)
-        began_seconds = time.monotonic()
+        self._began_seconds = began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
         may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
         try:

@@ -232,6 +232,15 @@ class Host:
         except RedisError:
             return False
 
+    def brought_nothing(self, progress: Progress) -> None:
+        """Take note that nothing came of an attempt for so long that the origin may be out of this host's reach.
+
+        Raises:
+            RedisError: others cannot be told.
+        """
+        self._reached_at.pop(progress.origin, None)
+        self.records.refused(progress, is_hosts_own=True, was_refused=False)
+
     def reached(self, origin: str) -> None:
         """Take note that bytes of an origin came."""
         self._reached_at[origin] = time.monotonic()

@@ -83,10 +83,8 @@ for higher = 0, rank - 1 do
 end
 local was_aside = redis.call('HGET', aside, me)
 if was_aside and has_reached == '1' then redis.call('HDEL', aside, me) end
-if was_aside and has_reached ~= '1' and taken > count_of(me)
-  and (count_of(me) > 0 or now < tonumber(string.match(was_aside, '^%S+'))) then
-  return later(1)
-end
+local aside_until = was_aside and has_reached ~= '1' and tonumber(string.match(was_aside, '^%S+')) or 0
+if aside_until > 0 and taken > count_of(me) and (count_of(me) > 0 or now < aside_until) then return later(1) end
 local here, over_all, seen = allowed_more(allowed, me, taken, count_of, now)
 -- The last ones that are free are kept for those that have none.
 local free = math.min(origin_limit - taken, here, over_all)

@@ -53,7 +53,7 @@ _REFUSED = (
     BY_HOST
     + f"""
 local job_leases, origin_leases, allowed, aside = unpack(KEYS)
-local holder, is_hosts_own = unpack(ARGV)
+local holder, is_hosts_own, was_refused = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 redis.call('ZREM', job_leases, holder)
@@ -64,10 +64,12 @@ if others == 0 then return 0 end
 local counts, me = by_host(origin_leases, now), host_of(holder)
 local here = counts[me] or 0
 is_hosts_own = is_hosts_own == '1' and others > here
+if was_refused == '0' and not is_hosts_own then return 0 end
 if is_hosts_own or here == 0 then
   local pause = tonumber(string.match(redis.call('HGET', aside, me) or '', ' (%S+)$'))
   pause = pause and math.min(pause * 2, {_MOST_PAUSE_SECONDS}) or {_LEAST_PAUSE_SECONDS}
-  redis.call('HSET', aside, me, now + pause .. ' ' .. pause)
+  -- One that was answered reaches the origin: it is not kept from asking, and not counted on where others have all.
+  redis.call('HSET', aside, me, (is_hosts_own and now + pause or 0) .. ' ' .. pause)
   redis.call('EXPIRE', aside, {_SEEN_LIMIT_SECONDS})
   if is_hosts_own then return 1 end
 end
@@ -113,13 +115,14 @@ end
 class Limits(Hosts):
     """What origins were seen to allow."""
 
-    def refused(self, progress: Progress, *, is_hosts_own: bool = False) -> bool:
+    def refused(self, progress: Progress, *, is_hosts_own: bool = False, was_refused: bool = True) -> bool:
         """Take note that an origin refused a connection, and give its lease back.
 
         Args:
             progress: of the attempt.
             is_hosts_own: it could not be reached from here, and was not since a while: if other hosts are served, this
                 one alone is set aside for a while, and nothing is learned of the origin.
+            was_refused: False: nothing came, and it was not waited for any longer.
 
         Returns:
             Whether others stood at that moment: then the origin allows only so many, and no more are tried for
@@ -127,7 +130,9 @@ class Limits(Hosts):
         """
         kinds = ("allowed", "aside")
         keys = [*self.leases_of(progress), *(self.origin_key(progress.origin, kind) for kind in kinds)]
-        return bool(self.run(_REFUSED, keys=keys, args=[progress.holder, int(is_hosts_own)]))
+        return bool(
+            self.run(_REFUSED, keys=keys, args=[progress.holder, int(is_hosts_own), int(was_refused)])
+        )
 
     def cool_down(self, origin: str, seconds: float) -> None:
         """Have everybody wait before the next connection to an origin, as it has asked for."""

@@ -44,7 +44,8 @@ local waiting, of_turns, lists = KEYS[13], {unpack(KEYS, 13, 18)}, {unpack(KEYS,
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
 local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank, seconds, silent = unpack(ARGV, 7)
 chunks, rank = tonumber(chunks), tonumber(rank)
-local now = redis.call('TIME')[1] + 0
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local state, newest, ends_at, all, took_over = unpack(
   redis.call('HMGET', job, 'state', 'generation', 'ends_at', 'chunks_count', 'took_over'))
 local is_fenced = tonumber(newest or 0) > tonumber(generation)

@@ -124,8 +124,8 @@ def network(hosts_count: int) -> Iterator[Network]:
             stack.callback(subprocess.run, [need("ip"), *undo], check=False, stderr=subprocess.DEVNULL)
 
         bridge = f"{mark}br"
-        # With an address of its own: else it has the lowest of its ports', and with each host that is added those before
-        # may go on sending to another for half a minute.
+        # With an address of its own: else it has the lowest of its ports', and when a host is added, those before it
+        # may go on sending to another one for half a minute.
         make("link", "add", bridge, "address", _BRIDGE, "type", "bridge", undo=("link", "del", bridge))
         _ip("addr", "add", f"{_dotted(first + 1)}/26", "dev", bridge)
         _ip("addr", "add", f"{_dotted(first + 2)}/26", "dev", bridge)
