@@ -8,6 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from tasks.host import NoLease
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.host import Host
     from tasks.records import Lease, Progress
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.manifest import Manifest, Proven
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,9 @@ class Bringing:
         """
         chunk = self.manifest.chunk(number)
         proven = self._folder.proven(self.manifest, chunk)
-        span = Span(number, 0 if proven.is_whole else proven.length_bytes)
+        if proven.is_whole:
+            return True, self._tell_whole(number, proven)
+        span = Span(number, proven.length_bytes)
         lease = self._take_lease(
             span,
             patience_seconds=patience_seconds,
@@ -91,6 +94,24 @@ class Bringing:
         following = self._bring(dataclasses.replace(span, stop=lease.stop if fits else None))
         following = self._bring_all(following)
         return self._folder.proven(self.manifest, chunk).is_whole, following
+
+    def _tell_whole(self, number: int, proven: Proven) -> Next:
+        """Tell of a chunk that others brought, and help them if a connection is free."""
+        has_lease = True
+        try:
+            self._take_lease(None)
+        except NoLease:
+            has_lease = False
+        name = self.attempt.name if self.attempt else None
+        attempt, progress = self._new_attempt(Span(number), name=name)
+        # Of the first span, not of the chunk: each span's bytes are counted once. Told again: who brought it may have
+        # been fenced off before it could say so.
+        first = [each for each in proven.receipts if each.start == 0]
+        attempt.begin_at(sum(each.length_bytes for each in first))
+        self.attempt, self.progress = attempt, progress
+        by_worker = first[0].brought_bytes if first else {}
+        following = self._report(by_worker, is_whole=True, bytes_per_second=0, searches=has_lease)
+        return self._bring_all(following)
 
     def take_over(self, on_found: Callable[[], None]) -> Next:
         """Bring what others are slow with or have left, if there is something.
@@ -226,16 +247,20 @@ class Bringing:
         began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
         may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
-        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield):
-            brought = fetch_chunk(
-                self._host.source(self.manifest.sealed_request),
-                self._folder,
-                self.manifest,
-                self.manifest.chunk(span.number),
-                attempt,
-                self._host.name,
-                span=span,
-            )
+        try:
+            with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield):
+                brought = fetch_chunk(
+                    self._host.source(self.manifest.sealed_request),
+                    self._folder,
+                    self.manifest,
+                    self.manifest.chunk(span.number),
+                    attempt,
+                    self._host.name,
+                    span=span,
+                )
+        finally:
+            if attempt.brought_bytes > 0:
+                self._host.reached(self.manifest.origin)
         seconds = time.monotonic() - began_seconds
         logger.info(
             "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
@@ -250,11 +275,13 @@ class Bringing:
             bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
         )
 
-    def _report(self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float) -> Next:
+    def _report(
+        self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float, searches: bool = True
+    ) -> Next:
         """Report what was brought, and learn what to go on with."""
         manifest, progress = self.manifest, self.progress
         search = None
-        is_in_time = time.monotonic() < self._ends_seconds
+        is_in_time = searches and time.monotonic() < self._ends_seconds
         if manifest.honours_ranges and manifest.chunks_count > 1 and is_in_time:
             search = Search(
                 chunks_count=manifest.chunks_count,

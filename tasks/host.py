@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from tasks.jobs import JobState
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
-from tasks.settings import Settings, settings
+from tasks.settings import CONNECTIONS, CONNECTIONS_EACH_HOST, Settings, settings
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
 from tasks.transfer.http_source import HttpLimits, Source
@@ -38,14 +38,19 @@ _LOOK_SECONDS = 0.015
 #: An attempt that was refused because others are served comes back after this, and not at the next free lease: that
 #: may be the one too many again.
 CROWDED_OUT_SECONDS = 1.0
+#: An origin from which bytes came is taken to be within reach of this host for so long.
+_REACHED_SECONDS = 60.0
 
 
 class NoLease(Exception):
     """Nothing can be fetched now: all connections are taken, somebody is at it, or the origin has asked to wait."""
 
-    def __init__(self, wait_seconds: float, chunks_done: int = 0) -> None:
+    def __init__(
+        self, wait_seconds: float, chunks_done: int = 0, *, is_for_another_host: bool = False
+    ) -> None:
         super().__init__(wait_seconds, chunks_done)
         self.wait_seconds, self.chunks_done = wait_seconds, chunks_done
+        self.is_for_another_host = is_for_another_host  #: that one could make use of it at once
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Host:
     volume: Volume
     watch: Watch
     policy: RetryPolicy
+    #: When bytes came from an origin last, by the clock.
+    _reached_at: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def process_name(self) -> str:
@@ -183,18 +190,17 @@ class Host:
             JobTimedOut: the time that the job was given has passed.
             AttemptStopped: this worker goes away.
         """
-        limit = spec.connections or self.settings.connections
-        own = self.settings.origins.get(progress.origin)
-        if own is not None and own.connections is not None:
-            limit = min(limit, own.connections)
+        limit, each_host = self._connections(spec, progress.origin)
         began_seconds = time.monotonic()
         while True:
             try:
                 lease = self.records.acquire(
                     progress,
                     origin_limit=limit,
-                    job_limit=1 if is_stream else limit,
+                    job_limit=1 if is_stream else None,
+                    each_host=each_host,
                     length_bytes=length_bytes,
+                    has_reached=self._has_reached(progress.origin),
                 )
             except RedisError as error:
                 logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
@@ -209,7 +215,9 @@ class Host:
             elif lease.wait_seconds or lease.others_starve:
                 patience = 0.0
             if time.monotonic() >= began_seconds + patience:
-                raise NoLease(lease.wait_seconds, lease.chunks_done)
+                raise NoLease(
+                    lease.wait_seconds, lease.chunks_done, is_for_another_host=lease.is_for_another_host
+                )
             if self.watch.is_draining:
                 raise AttemptStopped(StopReason.DRAIN)
             time.sleep(_LOOK_SECONDS)
@@ -218,10 +226,38 @@ class Host:
         """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
         if not isinstance(error, OriginBusy | OriginUnreachable) or error.retry_after_seconds is not None:
             return False
+        is_hosts_own = isinstance(error, OriginUnreachable) and not self._has_reached(progress.origin)
         try:
-            return self.records.refused(progress)
+            return self.records.refused(progress, is_hosts_own=is_hosts_own)
         except RedisError:
             return False
+
+    def reached(self, origin: str) -> None:
+        """Take note that bytes of an origin came."""
+        self._reached_at[origin] = time.monotonic()
+
+    def _has_reached(self, origin: str) -> bool:
+        at_seconds = self._reached_at.get(origin)
+        return at_seconds is not None and time.monotonic() - at_seconds < _REACHED_SECONDS
+
+    def _connections(self, spec: JobSpec, origin: str) -> tuple[int, int | None]:
+        """How many connections to an origin there are for a job; and how many for each host, if that may be more."""
+        limit, each_host = spec.connections or self.settings.connections, None
+        if limit is None:
+            limit, each_host = CONNECTIONS, CONNECTIONS_EACH_HOST
+        own = self.settings.origins.get(origin)
+        if own is not None and own.connections is not None:
+            limit, each_host = min(limit, own.connections), None
+        return limit, each_host
+
+    def connections_count(self, spec: JobSpec, origin: str) -> int:
+        """How many connections to an origin a job may have with the hosts that there are now.
+
+        Raises:
+            RedisError: it cannot be asked which there are.
+        """
+        limit, each_host = self._connections(spec, origin)
+        return limit if each_host is None else max(limit, each_host * self.records.hosts_count())
 
 
 def new_attempt_name() -> str:

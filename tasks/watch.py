@@ -22,7 +22,7 @@ from tasks.jobs import FETCHING_STATES
 from tasks.records import LEASE_SECONDS, Progress, Records, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason, uptime_seconds
 from tasks.transfer.errors import JobTimedOut, TooSlow
-from tasks.turns import LEAST_TURN_SECONDS, Held, who_yields
+from tasks.turns import LEAST_TURN_SECONDS, Held, who_yields, who_yields_to_a_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -246,25 +246,28 @@ class Watch:
         for one in guarded:
             if one.job_id is not None and states[one.job_id] not in one.states:
                 one.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
-        self._yield_to_starving(
-            [
-                Held(each.attempt, reports[each.attempt.name], standings[reports[each.attempt.name].holder])
-                for each in watched
-                if each.may_yield and now - each.began_seconds >= LEAST_TURN_SECONDS
-            ]
-        )
+        held = [
+            Held(each.attempt, reports[each.attempt.name], standings[reports[each.attempt.name].holder])
+            for each in watched
+            if each.may_yield and now - each.began_seconds >= LEAST_TURN_SECONDS
+        ]
+        if not self._yield_to_starving(held):
+            self._yield_to_a_host(held)
 
-    def _yield_to_starving(self, held: list[Held]) -> None:
-        """End one attempt if a job starves that nobody has yielded to in the last moment."""
+    def _yield_to_starving(self, held: list[Held]) -> bool:
+        """End one attempt if a job starves that nobody has yielded to in the last moment; whether one does."""
         chosen = who_yields(held)
-        try:
-            if chosen is None or not self._records.claim_turn(chosen[1]):
-                return
-        except RedisError:
-            return  # the next report says so
-        each, starving = chosen
-        logger.info("yielded job=%s span=%s to=%s", each.report.job_id, each.report.span, starving.job_id)
-        each.attempt.stop(AttemptStopped(StopReason.SLICE))
+        if chosen is not None:
+            each, starving = chosen
+            _yield(each, f"job {starving.job_id}", lambda: self._records.claim_turn(starving))
+        return chosen is not None
+
+    def _yield_to_a_host(self, held: list[Held]) -> None:
+        """End one attempt if a host is in need that nobody has yielded to in the last moment."""
+        chosen = who_yields_to_a_host(held)
+        if chosen is not None:
+            each, host = chosen
+            _yield(each, f"host {host}", lambda: self._records.claim_host_turn(each.report.origin, host))
 
     def _check_speed(self, each: _Watched, now: float) -> None:
         seconds = now - each.window_began_seconds
@@ -274,6 +277,17 @@ class Watch:
         each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
         if came_bytes < self._low_speed.bytes_per_second * seconds:
             each.attempt.stop(TooSlow(came_bytes, seconds))
+
+
+def _yield(each: Held, to: str, claim: Callable[[], bool]) -> None:
+    """End an attempt as at the end of its time slice, if nobody else does so for the same."""
+    try:
+        is_claimed = claim()
+    except RedisError:
+        return  # the next report says so
+    if is_claimed:
+        logger.info("yielded job=%s span=%s to=%s", each.report.job_id, each.report.span, to)
+        each.attempt.stop(AttemptStopped(StopReason.SLICE))
 
 
 def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:

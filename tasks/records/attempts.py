@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tasks.records.progress import Progress
     from tasks.records.turns import Starving
 
+#: Nobody has reported for so long: Redis was away, or nothing was fetched.
+_BREAK_MILLISECONDS = 2000
+
 # An attempt has its lease again if that has vanished, or if Redis was away when it asked; unless another is at its span
 # by now.
 _REPORTED = (
@@ -87,13 +90,16 @@ class Standing:
     is_done: bool = False  #: the chunk is whole: another worker was quicker
     connections_count: int = 0  #: of the job, over all workers
     starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
+    host_in_need: str | None = (
+        None  #: it wants one to this origin, and this host has two more than that, or yet more
+    )
 
 
 class Attempts(Leases):
     """Reports of attempts."""
 
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
-        """Store the progress of attempts and renew their leases; how each stands, by its holder.
+        """Store the progress of one host's attempts and renew their leases; how each stands, by its holder.
 
         None of them may end before this returns: a lease that was given back would come to life again.
         """
@@ -111,11 +117,17 @@ class Attempts(Leases):
             of_jobs, spans = answers[: 2 * len(job_ids)], answers[2 * len(job_ids) :]
             jobs = dict(zip(job_ids, zip(of_jobs[::2], of_jobs[1::2], strict=True), strict=True))
             now = seconds[0] + seconds[1] / 1e6
+            pipe.set(self.heard_key, seconds[0], nx=True, px=_BREAK_MILLISECONDS)
+            pipe.pexpire(self.heard_key, _BREAK_MILLISECONDS)
             for report in reports:
                 self._store(report, pipe)
             origins = list(dict.fromkeys(report.origin for report in reports))
+            if reports:
+                self.ask_hosts_in_need(pipe, reports[0].holder.partition("/")[0], origins)
             self.ask_starving(pipe, origins, now)
-            starving = self.read_starving(pipe.execute(), origins, now)
+            answers = pipe.execute()[2 + len(reports) :]
+            in_need = dict(zip(origins, answers, strict=False))
+            starving = self.read_starving(answers, origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
             (state, generation, ends_at), connections_count = jobs[report.job_id]
@@ -127,6 +139,7 @@ class Attempts(Leases):
                 is_done=bool(is_done),
                 connections_count=connections_count,
                 starving=starving[report.origin],
+                host_in_need=in_need[report.origin],
             )
         return standings
 
