@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 #: A network whose limits are the origin's, not the links'.
 _WIDE_BITS_PER_SECOND = 10**9
-#: Less than what comes before BBR rests for the first time, for 0.2 s after 5 s or so.
 _CALIBRATION_BYTES = 32 * MIB
 #: A run's time is shown in so many parts.
 _PARTS = 12
@@ -79,6 +78,7 @@ def described(run: Run, used: Sequence[WorkerHost]) -> str:
 def calibrate(plan: Plan) -> tuple[float, list[Verdict]]:
     """What one curl on one host brings in bytes a second, and whether the link is held to its rate."""
     host = plan.scene.use(1, bits_per_second=plan.bits_per_second)[0]
+    plan.scene.file(_CALIBRATION_BYTES)
     before, began = shaped_bytes(host.host), time.perf_counter()
     rate = curl_bytes_per_second(plan.scene, host, _CALIBRATION_BYTES)
     framed = (shaped_bytes(host.host) - before) * 8 / (time.perf_counter() - began)
