@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: For tests of networks, by RFC 2544: nobody's own. Each network here takes 64 addresses of it.
 _FIRST_ADDRESS = 198 << 24 | 18 << 16
 _NETWORKS_COUNT = 2 << 10
+#: Each bridge's hardware address, on its own network.
+_BRIDGE = "02:00:00:00:00:02"
 #: Nobody's hardware address.
 _NOWHERE = "02:00:00:00:00:01"
 
@@ -122,7 +124,9 @@ def network(hosts_count: int) -> Iterator[Network]:
             stack.callback(subprocess.run, [need("ip"), *undo], check=False, stderr=subprocess.DEVNULL)
 
         bridge = f"{mark}br"
-        make("link", "add", bridge, "type", "bridge", undo=("link", "del", bridge))
+        # With an address of its own: else it has the lowest of its ports', and with each host that is added those before
+        # may go on sending to another for half a minute.
+        make("link", "add", bridge, "address", _BRIDGE, "type", "bridge", undo=("link", "del", bridge))
         _ip("addr", "add", f"{_dotted(first + 1)}/26", "dev", bridge)
         _ip("addr", "add", f"{_dotted(first + 2)}/26", "dev", bridge)
         _ip("link", "set", bridge, "up")
