@@ -20,7 +20,7 @@ from bench.usage import cpu_seconds, trees
 from support.cluster import COMMAND
 from support.files import MIB, make_file
 from support.links import hold
-from support.tools import wait_until
+from support.tools import end, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 _WIDE_BITS_PER_SECOND = 10**10
 _REST_SECONDS = 15.0
 _FETCH_BYTES = 256 * MIB
-_FEW_CHUNKS, _MANY_CHUNKS = 32, 256
+_FEW_CHUNKS, _MANY_CHUNKS = 8, 256
 #: So slow that no chunk is done within the time.
-_SLOW_BITS_PER_SECOND = 40 * 10**6
+_SLOW_BITS_PER_SECOND = 20 * 10**6
 _SLOW_SECONDS = 8.0
 _LIST_FILES = 500
 _LIST_FILE_BYTES = 100_000
@@ -100,11 +100,18 @@ def measure(scene: Scene, say: Callable[[str], object]) -> list[str]:
     host = five.minus(one).over(4)
     rows = [host.row("a host at rest, each second"), one.minus(host).row("control at rest, each second")]
     say("a connection at work")
-    rows.append(_connection(scene, one).row("a connection at work, each second"))
+    connection, waiting = _at_work(scene, one)
+    rows += [
+        connection.row("a connection at work, each second"),
+        waiting.row("somebody who waits for a job, each second"),
+    ]
     say("chunks")
     few, many = (_job(scene, count, one) for count in (_FEW_CHUNKS, _MANY_CHUNKS))
     chunk = many.minus(few).over(_MANY_CHUNKS - _FEW_CHUNKS)
-    rows += [chunk.row("a chunk of 1 MiB"), few.minus(chunk, _FEW_CHUNKS).row("a job, without its chunks")]
+    rows += [
+        chunk.row("a chunk of 1 MiB"),
+        few.minus(chunk, _FEW_CHUNKS).row(f"a job of {_FETCH_BYTES // MIB} MiB, without its chunks"),
+    ]
     say("small files")
     submitter_seconds, files = _list(scene, one)
     rows.append(files.row(f"a file of {_LIST_FILE_BYTES // 1000} kB of a list"))
@@ -123,8 +130,8 @@ def _at_rest(scene: Scene, count: int) -> Tally:
     return found.over(seconds)
 
 
-def _connection(scene: Scene, rest: Tally) -> Tally:
-    """A second of one connection of 16 that fetch, without the beginning and end of chunks."""
+def _at_work(scene: Scene, rest: Tally) -> tuple[Tally, Tally]:
+    """A second of one connection of 16 that fetch, no chunk beginning or ending; and of who waits for them."""
     host = scene.use(1, bits_per_second=_WIDE_BITS_PER_SECOND)[0]
     hold(host.host, bits_per_second=_SLOW_BITS_PER_SECOND)
     url = f"{scene.origin.url}/{scene.file(_FETCH_BYTES)}"
@@ -132,11 +139,19 @@ def _connection(scene: Scene, rest: Tally) -> Tally:
         job = orchestrator.submit(url)
         wait_until(lambda: job.status().connections_count == 16, what="16 connections at work")
         time.sleep(1)
-        found, seconds = used(scene, lambda: time.sleep(_SLOW_SECONDS))
+        fetching, seconds = used(scene, lambda: time.sleep(_SLOW_SECONDS))
+        fetching = fetching.over(seconds)
+        args = [*COMMAND, "wait", job.job_id, "-q"]
+        waiter = subprocess.Popen(
+            args, env=scene.cluster.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        time.sleep(2)
+        both, seconds = used(scene, lambda: time.sleep(_SLOW_SECONDS))
+        end(waiter)
         job.cancel()
     wait_until_tidy(scene.cluster.volume)
     hold(host.host, bits_per_second=_WIDE_BITS_PER_SECOND)
-    return found.over(seconds).minus(rest).over(16)
+    return fetching.minus(rest).over(16), both.over(seconds).minus(fetching)
 
 
 def _job(scene: Scene, chunks_count: int, rest: Tally) -> Tally:

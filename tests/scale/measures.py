@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 #: A network whose limits are the origin's, not the links'.
 _WIDE_BITS_PER_SECOND = 10**9
-_CALIBRATION_BYTES = 64 * MIB
+_CALIBRATION_BYTES = 32 * MIB
+#: A run's time is shown in so many parts.
+_PARTS = 12
 _READY = re.compile(r"^\[(\S+ \S+): .*@\S+ ready\.$", re.MULTILINE)
 
 
@@ -61,18 +63,22 @@ def described(run: Run, used: Sequence[WorkerHost]) -> str:
         f"{run.seconds:.2f} s (command {run.command_seconds:.2f} s); {phases}; idle {run.idle:.0%}; CPU s: {cpu}"
     ]
     spans = run.spans()
-    for host in used:
+    for number, host in enumerate(used):
         share = run.record.workers.get(host.name)
-        first, last = spans.get(host.host.address, (0.0, 0.0))
-        at = [run.connections(host.host.address, run.began + run.seconds * part / 6) for part in range(1, 6)]
+        first, _ = spans.get(host.host.address, (0.0, 0.0))
+        rates = " ".join(f"{rate * 8 / 1e6:.0f}" for rate in run.received(number, _PARTS))
+        asked = sum(answer.address == host.host.address and answer.is_of_file for answer in run.answers)
         brought = share.bytes / MIB if share else 0.0
-        lines.append(f"    {host.name}: {first:.2f} to {last:.2f} s, {brought:.1f} MiB, connections {at}")
+        lines.append(
+            f"    {host.name}: first byte {first:.2f} s, {brought:.1f} MiB, {asked} answers, Mbit/s {rates}"
+        )
     return "\n".join(lines)
 
 
 def calibrate(plan: Plan) -> tuple[float, list[Verdict]]:
     """What one curl on one host brings in bytes a second, and whether the link is held to its rate."""
     host = plan.scene.use(1, bits_per_second=plan.bits_per_second)[0]
+    plan.scene.file(_CALIBRATION_BYTES)
     before, began = shaped_bytes(host.host), time.perf_counter()
     rate = curl_bytes_per_second(plan.scene, host, _CALIBRATION_BYTES)
     framed = (shaped_bytes(host.host) - before) * 8 / (time.perf_counter() - began)

@@ -82,9 +82,15 @@ class Run:
                 found[one.address] = min(began, one.began), max(ended, one.ended)
         return {address: (first - self.began, last - self.began) for address, (first, last) in found.items()}
 
-    def connections(self, address: str, when: float) -> int:
-        """How many answers a host was getting at a time."""
-        return sum(one.address == address and one.began <= when < one.ended for one in self.answers)
+    def received(self, host_number: int, parts_count: int) -> list[float]:
+        """What a host received in each of so many equal parts of the job's time, in bytes of frames a second."""
+        at = [self.began + self.seconds * part / parts_count for part in range(parts_count + 1)]
+        so_far = [
+            max((one.received_bytes[host_number] for one in self.samples if one.when <= when), default=0)
+            for when in at
+        ]
+        so_far[0] = so_far[0] or self.samples[0].received_bytes[host_number]
+        return [(after - before) * parts_count / self.seconds for before, after in itertools.pairwise(so_far)]
 
 
 def fetch(

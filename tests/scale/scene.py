@@ -94,10 +94,10 @@ class Scene:
             for key in client.scan_iter(f"{PREFIX}origin:*"):
                 client.delete(key)
 
-    def tidy(self, name: str) -> None:
-        """Compare a published file with the origin's, and remove it."""
+    def tidy(self, name: str, document: str | None = None) -> None:
+        """Compare a published file with the origin's, of the same name if no other is given, and remove it."""
         path = self.cluster.volume / name
-        assert is_same(path, self.documents / name), f"{name} is not what the origin has"
+        assert is_same(path, self.documents / (document or name)), f"{name} is not what the origin has"
         path.unlink()
         wait_until_tidy(self.cluster.volume)
 
