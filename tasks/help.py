@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: How long a helper that found nothing waits before it looks again.
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 
 
 def send_help(manifest: Manifest, *, seconds: float, all_done: bool = False) -> None:

@@ -90,8 +90,9 @@ class Standing:
     is_done: bool = False  #: the chunk is whole: another worker was quicker
     connections_count: int = 0  #: of the job, over all workers
     starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
+    is_ending: bool = False  #: others have begun to look for what they could take over of the job
     host_in_need: str | None = (
-        None  #: it wants one to this origin, and this host has two more than that, or yet more
+        None  #: it wants one to this origin, and has two less than this host, or yet less
     )
 
 
@@ -110,12 +111,15 @@ class Attempts(Leases):
             for job_id in job_ids:
                 pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
                 pipe.zcard(self.key(job_id, "leases"))
+                pipe.exists(self.key(job_id, "help"))
             for report in reports:
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
-            of_jobs, spans = answers[: 2 * len(job_ids)], answers[2 * len(job_ids) :]
-            jobs = dict(zip(job_ids, zip(of_jobs[::2], of_jobs[1::2], strict=True), strict=True))
+            of_jobs, spans = answers[: 3 * len(job_ids)], answers[3 * len(job_ids) :]
+            jobs = dict(
+                zip(job_ids, zip(of_jobs[::3], of_jobs[1::3], of_jobs[2::3], strict=True), strict=True)
+            )
             now = seconds[0] + seconds[1] / 1e6
             pipe.set(self.heard_key, seconds[0], nx=True, px=_BREAK_MILLISECONDS)
             pipe.pexpire(self.heard_key, _BREAK_MILLISECONDS)
@@ -130,12 +134,13 @@ class Attempts(Leases):
             starving = self.read_starving(answers, origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
-            (state, generation, ends_at), connections_count = jobs[report.job_id]
+            (state, generation, ends_at), connections_count, is_ending = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
                 is_overdue=seconds[0] >= as_time(ends_at),
                 stop=as_count(stop),
+                is_ending=bool(is_ending),
                 is_done=bool(is_done),
                 connections_count=connections_count,
                 starving=starving[report.origin],

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
     from tasks.records.progress import Progress
 
 #: What would be done this soon is left to who is at it.
-_LEAST_LEFT_SECONDS = 1.5
+_LEAST_LEFT_SECONDS = 1.0
 #: A span is cut where the one at it is not before this: it hears of the cut at its next report.
-_HEARS_SECONDS = 1.0
+_HEARS_SECONDS = 0.7
+#: What one who is several times as quick would bring in less than the first, and who is at it not within the second, is
+#: fetched a second time: cut, it would be waited for until who is at it hears of it, at least.
+_RACE_SECONDS, _RACE_WON_SECONDS, _RACE_TIMES = 0.4, 0.6, 4
+#: Who is so many times as slow takes nothing from a quicker one: that one becomes quicker still when others on its
+#: host are done, and would have to wait.
+_SLOWER_TIMES = 2
 #: Who has reported nothing for so long has died, as a rule, or is cut off: what it is at is fetched a second time,
 #: if nothing else is left.
 _SILENT_SECONDS = 3
@@ -43,6 +49,7 @@ local bytes, shares, done, stops, speeds, help, deaths, job, wait, heard, job_le
 local waiting, of_turns, lists = KEYS[13], {unpack(KEYS, 13, 18)}, {unpack(KEYS, 19)}
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
 local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank, seconds, silent = unpack(ARGV, 7)
+local race, race_won, race_times, slower = unpack(ARGV, 19)
 chunks, rank = tonumber(chunks), tonumber(rank)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -92,7 +99,12 @@ local function best()
         local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
         local cut = stop - (stop - at) * my_speed / (my_speed + speed)
         cut = math.ceil(math.max(cut, at + speed * hears) / step) * step
-        if seconds > tonumber(least) and seconds > (found and found.seconds or 0) then
+        local is_race = my_speed >= speed * race_times and (stop - at) / my_speed < tonumber(race)
+          and seconds > tonumber(race_won)
+        local is_longest = seconds > (found and found.seconds or 0)
+        if is_race and is_longest then
+          found = {span = all[index], number = number, start = start, stop = stop, seconds = seconds}
+        elseif is_longest and seconds > tonumber(least) and my_speed * slower >= speed then
           if cut > at and cut < stop then
             found = {number = number, start = cut, stop = stop, seconds = seconds, from = all[index]}
           elseif speed == 0 or stop - at < 2 * step then
@@ -217,6 +229,10 @@ class TakeOvers(Leases):
             progress.rank,
             int(LEASE_SECONDS),
             _SILENT_SECONDS,
+            _RACE_SECONDS,
+            _RACE_WON_SECONDS,
+            _RACE_TIMES,
+            _SLOWER_TIMES,
         ]
         answer = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
         chunks_done, is_to_help, is_late, deaths_count, *found = answer
