@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test growth chaos bench pictures clean
+.PHONY: check lint types imports test growth chaos bench scale pictures clean
 
 check: lint types imports test
 
@@ -37,6 +37,10 @@ bench: $(INSTALLED)
 pictures: $(INSTALLED)
 	$(BIN)/pip install --quiet pyte
 	cd tests && ../$(BIN)/python -m pictures
+
+# What several hosts make of one file, on links that are held to a rate; needs root. Writes docs/scale.md.
+scale: $(INSTALLED)
+	cd tests && ../$(BIN)/python -m scale --report ../docs/scale.md
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -17,6 +17,7 @@ from tasks import metrics
 from tasks.app import CHUNKS_QUEUE, CONTROL_QUEUE, MERGE_QUEUE
 from tasks.host import records_of
 from tasks.records.queues import CHUNKS_LISTS
+from tasks.settings import CONNECTIONS, CONNECTIONS_EACH_HOST
 from tasks.transfer.errors import TransferError
 from tasks.transfer.volume import Volume
 
@@ -176,11 +177,14 @@ class _Server:
 
     def _limits(self, figures: ClusterFigures | None) -> dict[str, int]:
         """How many connections there may be to each origin, for jobs that do not say otherwise."""
-        found = {}
-        for origin, each in figures.origins.items() if figures is not None else ():
+        found: dict[str, int] = {}
+        if figures is None:
+            return found
+        usual = self._settings.connections or max(CONNECTIONS, CONNECTIONS_EACH_HOST * figures.hosts_count)
+        for origin, each in figures.origins.items():
             own = self._settings.origins.get(origin)
             limits = [own.connections if own else None, each.allowed_count]
-            found[origin] = min(self._settings.connections, *(limit for limit in limits if limit is not None))
+            found[origin] = min(usual, *(limit for limit in limits if limit is not None))
         return found
 
     def _ask_redis(self) -> ClusterFigures | None:

@@ -203,7 +203,7 @@ class Planning:
         chunk_size_bytes = planner.choose_chunk_size_bytes(
             size_bytes,
             spec.chunk_size_bytes,
-            connections=spec.connections or self._host.settings.connections,
+            connections=self._host.connections_count(spec, progress().origin),
         )
         manifest = wanted.model_copy(update={"chunk_size_bytes": chunk_size_bytes})
         layout = self._choose_layout(manifest)

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tasks import metrics
+from tasks.host import NoLease
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from tasks.host import Host
     from tasks.records import Lease, Progress
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.manifest import Manifest, Proven
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ BEGINNING_SECONDS = 1.0
 #: How long the first chunk's task waits for that in its slot. Sent back, it would come behind all other chunks, and
 #: what follows the parts in order would wait for it.
 _BEGINNING_PATIENCE_SECONDS = BEGINNING_SECONDS + 0.75
+#: An attempt that brought nothing in so long says that its host may not reach the origin, if others do.
+_NOTHING_SECONDS = 2.0
 
 
 class Bringing:
@@ -61,6 +64,7 @@ class Bringing:
         self._rate = rate or self.manifest.spec.limit_rate
         self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: none had a lease
+        self._began_seconds = time.monotonic()  # the last attempt
         self.took_over = False  #: something of a chunk whose message is another
 
     def bring(
@@ -83,7 +87,9 @@ class Bringing:
         """
         chunk = self.manifest.chunk(number)
         proven = self._folder.proven(self.manifest, chunk)
-        span = Span(number, 0 if proven.is_whole else proven.length_bytes)
+        if proven.is_whole:
+            return True, self._tell_whole(number, proven)
+        span = Span(number, proven.length_bytes)
         lease = self._take_lease(
             span,
             patience_seconds=patience_seconds,
@@ -94,6 +100,24 @@ class Bringing:
         following = self._bring(dataclasses.replace(span, stop=lease.stop if fits else None))
         following = self._bring_all(following)
         return self._folder.proven(self.manifest, chunk).is_whole, following
+
+    def _tell_whole(self, number: int, proven: Proven) -> Next:
+        """Tell of a chunk that others brought, and help them if a connection is free."""
+        has_lease = True
+        try:
+            self._take_lease(None)
+        except NoLease:
+            has_lease = False
+        name = self.attempt.name if self.attempt else None
+        attempt, progress = self._new_attempt(Span(number), name=name)
+        # Of the first span, not of the chunk: each span's bytes are counted once. Told again: who brought it may have
+        # been fenced off before it could say so.
+        first = [each for each in proven.receipts if each.start == 0]
+        attempt.begin_at(sum(each.length_bytes for each in first))
+        self.attempt, self.progress = attempt, progress
+        by_worker = first[0].brought_bytes if first else {}
+        following = self._report(by_worker, is_whole=True, bytes_per_second=0, searches=has_lease)
+        return self._bring_all(following)
 
     def take_over(self, on_found: Callable[[], None]) -> Next:
         """Bring what others are slow with or have left, if there is something.
@@ -116,6 +140,8 @@ class Bringing:
             # Another may be at the span, or have brought it: less than that must not be told of it.
             progress = dataclasses.replace(progress, done_bytes=None)
         try:
+            if not self.has_brought and time.monotonic() - self._began_seconds >= _NOTHING_SECONDS:
+                self._host.brought_nothing(progress)
             self._host.records.attempt_ended(progress, has_failed=has_failed)
         except RedisError as error:
             logger.warning("not reported error=%s", error)
@@ -228,21 +254,25 @@ class Bringing:
         """Bring one span under the lease that is held."""
         name = self.attempt.name if self.attempt else None
         self.attempt, self.progress = attempt, progress = self._new_attempt(span, name=name)
-        began_seconds = time.monotonic()
+        self._began_seconds = began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
         may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
-        with self._host.watch.over(
-            attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield, limit_rate=self._rate
-        ):
-            brought = fetch_chunk(
-                self._host.source(self.manifest.sealed_request),
-                self._folder,
-                self.manifest,
-                self.manifest.chunk(span.number),
-                attempt,
-                self._host.name,
-                span=span,
-            )
+        try:
+            with self._host.watch.over(
+                attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield, limit_rate=self._rate
+            ):
+                brought = fetch_chunk(
+                    self._host.source(self.manifest.sealed_request),
+                    self._folder,
+                    self.manifest,
+                    self.manifest.chunk(span.number),
+                    attempt,
+                    self._host.name,
+                    span=span,
+                )
+        finally:
+            if attempt.brought_bytes > 0:
+                self._host.reached(self.manifest.origin)
         seconds = time.monotonic() - began_seconds
         metrics.chunk_took(seconds)
         logger.info(
@@ -258,11 +288,13 @@ class Bringing:
             bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
         )
 
-    def _report(self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float) -> Next:
+    def _report(
+        self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float, searches: bool = True
+    ) -> Next:
         """Report what was brought, and learn what to go on with."""
         manifest, progress = self.manifest, self.progress
         search = None
-        is_in_time = time.monotonic() < self._ends_seconds
+        is_in_time = searches and time.monotonic() < self._ends_seconds
         if manifest.honours_ranges and manifest.chunks_count > 1 and is_in_time:
             search = Search(
                 chunks_count=manifest.chunks_count,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tasks.jobs import ACTIVE_STATES, FETCHING_STATES
-from tasks.records.client import Client
+from tasks.records.hosts import Hosts
 from tasks.records.queues import MESSAGE_PRIORITIES, SENT_AT, list_key
 from tasks.records.reading import as_count
 from tasks.transfer.errors import origin_of
@@ -90,9 +90,10 @@ class ClusterFigures(BaseModel):
     unacknowledged_count: int  #: messages with workers: running, or to be looked at later
     origins: dict[str, OriginFigures]  #: those of jobs that are planned or fetched
     processes_count: int  #: worker processes that said of late that they live
+    hosts_count: int = 0  #: hosts whose workers fetch chunks
 
 
-class Figures(Client):
+class Figures(Hosts):
     """Counting."""
 
     def cluster_figures(self, queues: Mapping[str, Sequence[str]]) -> ClusterFigures:
@@ -125,10 +126,11 @@ class Figures(Client):
                 _ask_for_list(pipe, self.prefix, name)
             for origin in origins:
                 pipe.zcount(self.origin_key(origin, "leases"), seconds, "+inf")
-                pipe.hget(self.origin_key(origin, "allowed"), "count")
+                pipe.hmget(self.origin_key(origin, "allowed"), "count", "all")
             pipe.hlen(f"{self.prefix}unacked")
             pipe.zcount(f"{self.prefix}workers", f"({seconds}", "+inf")
-            *answers, unacknowledged_count, processes_count = self.replies(pipe)
+            pipe.zcount(self.hosts_key, f"({seconds}", "+inf")
+            *answers, unacknowledged_count, processes_count, hosts_count = self.replies(pipe)
         per_list = 3 * len(MESSAGE_PRIORITIES)
         lists = {name: answers[per_list * i : per_list * (i + 1)] for i, name in enumerate(names)}
         of_origins = answers[per_list * len(names) :]
@@ -140,10 +142,13 @@ class Figures(Client):
             },
             unacknowledged_count=unacknowledged_count or 0,
             origins={
-                origin: OriginFigures(leases_count=leases or 0, allowed_count=as_count(allowed))
+                origin: OriginFigures(
+                    leases_count=leases or 0, allowed_count=_allowed_count(allowed, hosts_count or 1)
+                )
                 for origin, leases, allowed in zip(origins, of_origins[::2], of_origins[1::2], strict=True)
             },
             processes_count=processes_count or 0,
+            hosts_count=hosts_count or 0,
         )
 
     def _count_jobs(self) -> tuple[Counter[str], list[str]]:
@@ -193,3 +198,11 @@ def _sent_at(text: str | None) -> float | None:
         return float(json.loads(text or "{}")["headers"][SENT_AT])
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def _allowed_count(allowed: list[str | None] | None, hosts_count: int) -> int | None:
+    """How many connections an origin was seen to allow to all hosts together."""
+    by_host, over_all = map(as_count, allowed or (None, None))
+    if over_all is not None:
+        return over_all
+    return None if by_host is None else by_host * hosts_count
