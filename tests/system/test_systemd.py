@@ -67,7 +67,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 def test_a_job_is_brought_by_units_that_are_stopped_killed_and_restarted_by_systemd(scene):
     host, web = scene.host, scene.origin
-    web.bytes_per_second = MIB / 8
+    web.bytes_per_second = MIB / 4
     job = scene.orchestrator.submit(web.url, chunk_size=4 * MIB, sha256=hashlib.sha256(CONTENT).hexdigest())
     wait_until(lambda: web.served_bytes > 2 * MIB, what="the first bytes")
 

@@ -10,6 +10,7 @@ import yaml
 
 from support.kubernetes import (
     BASE,
+    FOLDER,
     OURS,
     RESOURCES,
     SETTINGS,
@@ -38,6 +39,9 @@ def test_the_scaler_counts_chunks_for_each_worker_as_a_worker_takes():
     assert trigger["type"] == "prometheus"
     assert trigger["metricType"] == "AverageValue"
     assert trigger["metadata"]["threshold"] == SETTINGS["ORCHESTRATOR_CONCURRENCY"]
+    told = (FOLDER.parents[1] / "docs" / "metrics.md").read_text()
+    for metric in re.findall(r"manyhands_\w+", trigger["metadata"]["query"]):
+        assert f"`{metric}{{" in told
     namespace = yaml.safe_load((BASE / "kustomization.yaml").read_text())["namespace"]
     assert set(re.findall('namespace="([^"]*)"', trigger["metadata"]["query"])) == {namespace}
 
