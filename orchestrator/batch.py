@@ -17,6 +17,7 @@ from orchestrator.job import LOOK_SECONDS
 from tasks.jobs import RESUMABLE_STATES, JobError, JobState
 from tasks.records import Found, RedisAway
 from tasks.transfer.errors import BadOption, UsageError
+from tasks.transfer.rates import NO_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -202,6 +203,7 @@ class Batch:
             elif state in RESUMABLE_STATES:
                 fields = {
                     "spec": job.spec.model_dump_json(exclude_defaults=True),
+                    "limit_rate": job.spec.limit_rate or NO_LIMIT,
                     **records.deadline(job.spec),
                 }
                 if records.transition(job.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields):

@@ -18,6 +18,7 @@ from tasks.records import RedisError
 from tasks.records.queues import MESSAGE_PRIORITIES
 from tasks.sealing import new_key
 from tasks.settings import Settings
+from tasks.transfer.http_source import check_ways_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,9 +150,14 @@ class Cluster:
 
     def _start(self, settings: Settings, overrides: Mapping[str, Any]) -> dict[str, str]:
         """Start a stack; the settings that lead to it."""
+        check_ways_out(settings.source_address, settings.interface)
         volume = str(settings.volume.absolute())
         key = settings.secret_key.get_secret_value() if settings.secret_key else new_key()
-        given = {name: str(value) for name, value in overrides.items() if value is not None}
+        given = {
+            name: ",".join(value) if isinstance(value, tuple | list) else str(value)
+            for name, value in overrides.items()
+            if value is not None
+        }
         self._stack = PrivateStack({**given, "volume": volume, "secret_key": key})
         try:
             self._stack.wait_until_ready()

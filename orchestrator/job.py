@@ -13,6 +13,8 @@ from tasks.app import PLAN_TASK, REMOVE_TASK, VERIFY_TASK
 from tasks.jobs import ACTIVE_STATES, RESUMABLE_STATES, JobRecord, JobState
 from tasks.messages import urgency
 from tasks.records import RedisAway, RedisError
+from tasks.transfer.errors import BadOption
+from tasks.transfer.rates import parse_rate
 from tasks.transfer.verify_file import Verification
 
 if TYPE_CHECKING:
@@ -207,6 +209,22 @@ class Job:
         if done:
             self._send(REMOVE_TASK, self.job_id)
         return done
+
+    def limit(self, rate: str) -> bool:
+        """Give the job another rate, also while it runs; False if it is complete, or was cancelled and removed.
+
+        Args:
+            rate: bytes a second over all hosts, such as ``50M``, a timetable such as ``08:00 50M, 18:00 off``, or
+                ``off`` for none.
+
+        Raises:
+            BadOption: that makes no sense.
+        """
+        try:
+            parse_rate(rate)
+        except ValueError as error:
+            raise BadOption(f"That is no rate: {error}.") from None
+        return self._cluster.records.limit(self.job_id, rate.strip())
 
     def pause(self) -> bool:
         """Stop fetching and keep what is there; False if it was not running."""

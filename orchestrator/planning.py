@@ -126,7 +126,7 @@ class Planning:
         if source is None:
             return
         attempt, progress = self._new_attempt(file)
-        with self._host.watch.over(attempt, progress, slice_seconds=None):
+        with self._host.watch.over(attempt, progress, slice_seconds=None, limit_rate=self._spec.limit_rate):
             text = source.read_text(checksums.MOST_BYTES, attempt)
         found = checksums.choose(text, checksums.names_of(file.name, self._spec.output), source=source.name)
         try:
@@ -141,7 +141,9 @@ class Planning:
         """Probe, and have others know what the origin said of too many requests."""
         first_bytes = planner.probe_bytes(self._spec.chunk_size_bytes)
         try:
-            with self._host.watch.over(attempt, progress, slice_seconds=None):
+            with self._host.watch.over(
+                attempt, progress, slice_seconds=None, limit_rate=self._spec.limit_rate
+            ):
                 return source.probe(first_bytes, attempt, as_stream=as_stream)
         except TransientError as error:
             # Not a failed probe: other jobs have all the connections that the origin allows.

@@ -46,7 +46,12 @@ class Reader:
         folder.make_plan_folder(manifest)
         if manifest.chunks_count:
             try:
-                with self.host.watch.over(self.attempt, self.progress, slice_seconds=_PLAN_SLICE_SECONDS):
+                with self.host.watch.over(
+                    self.attempt,
+                    self.progress,
+                    slice_seconds=_PLAN_SLICE_SECONDS,
+                    limit_rate=manifest.spec.limit_rate,
+                ):
                     body.hand_to(self.attempt)
                     brought = fetch_chunk(
                         source,
@@ -94,7 +99,12 @@ class Reader:
         All chunks are sent by now: nothing that happens here may end the job.
         """
         try:
-            with self.host.watch.over(self.attempt, self.progress, slice_seconds=BEGINNING_SECONDS):
+            with self.host.watch.over(
+                self.attempt,
+                self.progress,
+                slice_seconds=BEGINNING_SECONDS,
+                limit_rate=manifest.spec.limit_rate,
+            ):
                 body.hand_to(self.attempt)
                 keep_beginning(
                     self.host.volume.job(manifest.job_id),

@@ -50,6 +50,9 @@ class Options(TypedDict, total=False):
     max_size_bytes: int | None  #: refuse a larger file; None: any that there is room for
     max_wait_seconds: float | None  #: the longest ``Retry-After`` to obey; None: the workers' setting
     timeout_seconds: float | None  #: the job fails if its last byte has not come by then
+    limit_rate: (
+        str | None
+    )  #: bytes a second over all hosts, such as 50M, or a timetable; None: as many as come
     priority: Priority | str  #: whose turn it is: high, normal or low
     access: Access | None  #: headers, password, cookies, certificates, proxy
 
@@ -100,8 +103,8 @@ class Submission:
         """
         request, spec = self._make(wanted)
         # Defaults are left out: a version that knows more options must not know these jobs by other names. Whether a
-        # file that is there already will do says nothing of which file it is.
-        shown = spec.model_copy(update={"skip_existing": False})
+        # file that is there already will do, and how quickly it may come, says nothing of which file it is.
+        shown = spec.model_copy(update={"skip_existing": False, "limit_rate": None})
         asked = [each.model_dump_json(exclude_defaults=True) for each in (request, shown)]
         key = self._key.get_secret_value() if self._key else ""
         digest = hmac.new(key.encode(), json.dumps(asked).encode(), hashlib.sha256).hexdigest()

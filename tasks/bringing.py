@@ -56,7 +56,9 @@ class Bringing:
         self._generation = generation
         self._folder = host.volume.job(job_id)
         self._ends_seconds = time.monotonic() + host.settings.time_slice_seconds
+        rate = self._look_at_record()
         self.manifest = self._read_manifest()
+        self._rate = rate or self.manifest.spec.limit_rate
         self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: none had a lease
         self.took_over = False  #: something of a chunk whose message is another
@@ -144,7 +146,6 @@ class Bringing:
         return state is None or not state.is_active
 
     def _read_manifest(self) -> Manifest:
-        self._look_whether_ended()
         manifest = self._folder.read_manifest()
         if manifest is not None and manifest.generation == self._generation:
             return manifest
@@ -156,18 +157,19 @@ class Bringing:
         self._host.volume.check()
         raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)
 
-    def _look_whether_ended(self) -> None:
-        """Raise `AttemptStopped` if Redis says that the job has ended.
+    def _look_at_record(self) -> str | None:
+        """Raise `AttemptStopped` if Redis says that the job has ended; the rate that was set since it was planned.
 
         First: what is left of a cancelled job's thousand messages must cost no more than this, and must not wait for
         connections. What Redis does not say, the manifest does.
         """
         try:
-            state = self._host.records.state(self._job_id)
+            state, rate = self._host.records.state_and_rate(self._job_id)
         except RedisError:
-            return
+            return None
         if state is not None and not state.is_active:
             raise AttemptStopped(StopReason.JOB_ENDED)
+        return rate
 
     def _take_lease(
         self, span: Span | None, *, patience_seconds: float = 0.0, held_patience_seconds: float = 0.0
@@ -179,6 +181,7 @@ class Bringing:
         lease = self._host.take_lease(
             progress(),
             self.manifest.spec,
+            limit_rate=self._rate,
             is_stream=not self.manifest.honours_ranges,
             length_bytes=length_bytes,
             patience_seconds=patience_seconds,
@@ -228,7 +231,9 @@ class Bringing:
         began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
         may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
-        with self._host.watch.over(attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield):
+        with self._host.watch.over(
+            attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield, limit_rate=self._rate
+        ):
             brought = fetch_chunk(
                 self._host.source(self.manifest.sealed_request),
                 self._folder,

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING
 
 from tasks import metrics
 from tasks.jobs import JobState
+from tasks.rates import RateLimits, connections_of
 from tasks.records import Lease, Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
-from tasks.transfer.http_source import HttpLimits, Source
+from tasks.transfer.http_source import HttpLimits, Outgoing, Source, ways_out
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
 from tasks.watch import LowSpeed, Watch
@@ -117,7 +118,12 @@ class Host:
         return HttpLimits(
             connect_timeout_seconds=self.settings.connect_timeout_seconds,
             read_timeout_seconds=self.settings.read_timeout_seconds,
+            ways_out=self._ways_out,
         )
+
+    @functools.cached_property
+    def _ways_out(self) -> tuple[Outgoing, ...]:
+        return ways_out(self.settings.source_address, self.settings.interface)
 
     def policy_for(self, spec: JobSpec | None) -> RetryPolicy:
         """The retry policy of a job."""
@@ -162,6 +168,7 @@ class Host:
         progress: Progress,
         spec: JobSpec,
         *,
+        limit_rate: str | None = None,
         is_stream: bool = False,
         length_bytes: int | None = None,
         patience_seconds: float = 0.0,
@@ -172,6 +179,7 @@ class Host:
         Args:
             progress: of the attempt that wants it.
             spec: of its job.
+            limit_rate: of its job; one of a low rate has no use for many.
             is_stream: a file that cannot be split; a second copy of its task would start it over.
             length_bytes: of the span that it is for, if that is known.
             patience_seconds: how long to ask again and again if all are taken.
@@ -189,13 +197,14 @@ class Host:
         own = self.settings.origins.get(progress.origin)
         if own is not None and own.connections is not None:
             limit = min(limit, own.connections)
+        job_limit = 1 if is_stream else min(limit, connections_of(limit_rate) or limit)
         began_seconds = time.monotonic()
         while True:
             try:
                 lease = self.records.acquire(
                     progress,
                     origin_limit=limit,
-                    job_limit=1 if is_stream else limit,
+                    job_limit=job_limit,
                     length_bytes=length_bytes,
                 )
             except RedisError as error:
@@ -247,12 +256,15 @@ def host() -> Host:
 def _only_host() -> Host:
     values = settings()
     records = records_of(values)
+    name = values.host_name or socket.gethostname()
+    limits = RateLimits(records, process=new_attempt_name(), host_name=name, host_rate=values.max_rate)
+    low_speed = LowSpeed(values.low_speed_bytes_per_second, values.low_speed_seconds)
     return Host(
-        name=values.host_name or socket.gethostname(),
+        name=name,
         settings=values,
         records=records,
         volume=Volume(values.volume.absolute()),
-        watch=Watch(records, LowSpeed(values.low_speed_bytes_per_second, values.low_speed_seconds)),
+        watch=Watch(records, low_speed, limits=limits),
         policy=RetryPolicy(
             fruitless_attempts=values.fruitless_attempts,
             backoff_cap_seconds=values.backoff_cap_seconds,

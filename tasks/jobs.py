@@ -94,6 +94,7 @@ class JobRecord(BaseModel):
     crc32c: str | None = None
     digests: dict[str, str] = {}  #: all that were compared, by algorithm, in hexadecimal
     error: JobError | None = None
+    limit_rate: str | None = None  #: bytes a second over all hosts, or a timetable of them
     keeps_parts: bool = False  #: of a cancelled job: what came stays, for ``resume`` or for another submit
     created_at: float
     finished_at: float | None = None

@@ -6,18 +6,23 @@ Each field is one variable; its description is what ``orchestrator settings`` sh
 from __future__ import annotations
 
 import functools
+import ipaddress
 import os
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, field_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
+
+from tasks.transfer.rates import RateText  # noqa: TC001  (pydantic reads it)
 
 ENV_PREFIX = "ORCHESTRATOR_"
 _REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
@@ -84,6 +89,24 @@ class Settings(BaseSettings):
         60.0, gt=0, le=300, description="how long a chunk task may hold a worker's slot"
     )
 
+    max_rate: RateText = Field(
+        None,
+        description="bytes a second that all workers of this host fetch together, such as 50M, or a timetable such "
+        "as '08:00 50M, 18:00 off' by this host's clock; not set or 0: as many as come",
+    )
+    source_address: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="addresses of this host that connections to origins and proxies leave from, separated by commas "
+        "and used in turn; not set: as the system chooses",
+    )
+    interface: str | None = Field(
+        None,
+        min_length=1,
+        max_length=15,
+        pattern=r"^[^/\s]+$",
+        description="network interface of this host that these connections leave from",
+    )
+
     fruitless_attempts: int = Field(8, ge=1, description="attempts in a row without a new byte")
     probe_attempts: int = Field(3, ge=1, description="attempts at the first request of a job")
     worker_deaths: int = Field(
@@ -118,6 +141,21 @@ class Settings(BaseSettings):
     metrics_address: str = Field(
         "127.0.0.1", min_length=1, description="the address that it listens on for them; 0.0.0.0: all"
     )
+
+    @field_validator("source_address", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return [each for each in value.replace(",", " ").split() if each] if isinstance(value, str) else value
+
+    @field_validator("source_address")
+    @classmethod
+    def _known_addresses(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                ipaddress.ip_address(value)
+            except ValueError:
+                raise ValueError(f"{value[:60]!r} is not an IPv4 or IPv6 address") from None
+        return values
 
     @field_validator("redis_url")
     @classmethod

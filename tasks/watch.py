@@ -10,6 +10,7 @@ still, the whole process did, its leases ran out, and its attempts end before th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from tasks.jobs import JobState
+    from tasks.rates import RateLimits
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ _TICK_SECONDS = 0.5
 _MOST_STILL_SECONDS = LEASE_SECONDS - 1
 #: A connection that has brought nothing for so long is slow; before that it may be far away.
 _FIRST_BYTES_SECONDS = 3.0
+#: Of less time than this nothing can be told; what a limit holds back all the time waits for more.
+_LEAST_MEASURED_SECONDS = 0.05
 
 
 @dataclass(slots=True)
@@ -46,19 +50,25 @@ class _Watched:
     ends_seconds: float | None  #: when the time slice is over, by the clock
     window_began_seconds: float
     window_bytes: int
+    window_held_seconds: float  #: for how long it had been held back then
     looked_seconds: float  #: when it was last looked at
     looked_bytes: int  #: what it had brought then
+    looked_held_seconds: float  #: for how long its job's limit had held it back then
     began_seconds: float
     may_yield: bool  #: to a job that has no connection at all
     origin: str
-    counted_bytes: int = 0  #: of what it has brought
+    counted_bytes: int  #: of what it has brought
+    counted_held_seconds: float  #: of those for which it was held back
 
     def count(self) -> None:
-        """Count for Prometheus what it has brought since it was last counted."""
+        """Count for Prometheus what it has brought since it was last counted, and for how long it was held back."""
         # Before that it is not told apart from what earlier attempts left.
         brought_bytes = self.attempt.brought_bytes if self.attempt.has_begun else 0
         metrics.brought(self.origin, brought_bytes - self.counted_bytes)
         self.counted_bytes = brought_bytes
+        held_seconds = self.attempt.held_seconds
+        metrics.throttled(metrics.Throttle.RATE, held_seconds - self.counted_held_seconds)
+        self.counted_held_seconds = held_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +94,14 @@ class Watch:
         records: Records,
         low_speed: LowSpeed,
         *,
+        limits: RateLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
         uptime: Callable[[], float] = uptime_seconds,
         tick_seconds: float | None = _TICK_SECONDS,
     ) -> None:
         """Take what to report to, and how often to look; None: only when `tick` is called, and `beat` of the pulse."""
         self._records = records
+        self._limits = limits
         self._low_speed = low_speed
         self._clock = clock
         self._tick_seconds = tick_seconds
@@ -119,6 +131,7 @@ class Watch:
         *,
         slice_seconds: float | None,
         may_yield: bool = False,
+        limit_rate: str | None = None,
     ) -> Iterator[None]:
         """Within, look after `attempt`.
 
@@ -127,6 +140,7 @@ class Watch:
             progress: what to report of it.
             slice_seconds: how long it may take; None for a stream that could not be gone on with.
             may_yield: whether it may be ended before, for a job that has no connection at all.
+            limit_rate: what its job may bring a second, as far as it is known now; None: any.
         """
         now = self._clock()
         watched = _Watched(
@@ -135,12 +149,15 @@ class Watch:
             ends_seconds=None if slice_seconds is None else now + slice_seconds,
             window_began_seconds=now,
             window_bytes=attempt.done_bytes,
+            window_held_seconds=attempt.held_seconds,
             looked_seconds=now,
+            looked_held_seconds=attempt.held_by_job_seconds,
             looked_bytes=0,
             began_seconds=now,
             may_yield=may_yield,
             origin=progress().origin,
             counted_bytes=attempt.brought_bytes if attempt.has_begun else 0,
+            counted_held_seconds=attempt.held_seconds,
         )
         with self._lock:
             self._watched[attempt.name] = watched
@@ -148,10 +165,18 @@ class Watch:
         if is_draining:
             attempt.stop(AttemptStopped(StopReason.DRAIN))
         try:
-            yield
+            with self._held_back(attempt, progress().job_id, limit_rate):
+                yield
         finally:
             with self._looking, self._lock:
                 self._watched.pop(attempt.name).count()
+
+    def _held_back(
+        self, attempt: Attempt, job_id: str, limit_rate: str | None
+    ) -> contextlib.AbstractContextManager[None]:
+        if self._limits is None:
+            return contextlib.nullcontext()
+        return self._limits.over(attempt, job_id, limit_rate)
 
     @contextmanager
     def over_job(self, job_id: str) -> Iterator[None]:
@@ -242,6 +267,8 @@ class Watch:
             self._redis_is_away = True
         else:
             self._redis_is_away = False
+        if self._limits is not None:
+            self._limits.renew(redis_is_away=self._redis_is_away)
 
     def _report(self, watched: Sequence[_Watched], guarded: Sequence[_Guarded]) -> None:
         """Report what goes on, and end what is told to end."""
@@ -254,7 +281,11 @@ class Watch:
         standings = self._records.report(reports.values()) if reports else {}
         for each in watched:
             report = reports[each.attempt.name]
-            _tell(each.attempt, report, standings[report.holder])
+            standing = standings[report.holder]
+            _tell(each.attempt, report, standing)
+            # Where Redis was emptied, nobody knows better than before.
+            if self._limits is not None and standing.state is not None:
+                self._limits.heard(report.job_id, standing.limit_rate)
         job_ids = [each.job_id for each in guarded if each.job_id is not None]
         states = dict(zip(job_ids, self._records.states(job_ids), strict=True)) if job_ids else {}
         for one in guarded:
@@ -281,11 +312,14 @@ class Watch:
         each.attempt.stop(AttemptStopped(StopReason.SLICE))
 
     def _check_speed(self, each: _Watched, now: float) -> None:
-        seconds = now - each.window_began_seconds
+        # Whom we hold back ourselves is not slow.
+        held_seconds = each.attempt.held_seconds
+        seconds = now - each.window_began_seconds - (held_seconds - each.window_held_seconds)
         if seconds < self._low_speed.window_seconds:
             return
         came_bytes = each.attempt.done_bytes - each.window_bytes
         each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
+        each.window_held_seconds = held_seconds
         if came_bytes < self._low_speed.bytes_per_second * seconds:
             each.attempt.stop(TooSlow(came_bytes, seconds))
 
@@ -307,12 +341,16 @@ def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:
 def _measure(each: _Watched, now: float) -> None:
     """Note how quick an attempt is of late; not before its first bytes came, for others take over from slow ones."""
     brought_bytes = each.attempt.brought_bytes
-    seconds = now - each.looked_seconds
-    if seconds <= 0 or (each.looked_bytes == 0 and seconds < _FIRST_BYTES_SECONDS):
+    # How quick it would be without its job's limit: to take over from it would bring nothing sooner.
+    held_seconds = each.attempt.held_by_job_seconds
+    seconds = now - each.looked_seconds - (held_seconds - each.looked_held_seconds)
+    if seconds < _LEAST_MEASURED_SECONDS or (each.looked_bytes == 0 and seconds < _FIRST_BYTES_SECONDS):
         if each.looked_bytes == 0 and brought_bytes > 0:
             each.looked_seconds, each.looked_bytes = now, brought_bytes
+            each.looked_held_seconds = held_seconds
         return
     of_late = (brought_bytes - each.looked_bytes) / seconds
     before = each.attempt.bytes_per_second
     each.attempt.bytes_per_second = of_late if before is None else (before + of_late) / 2
     each.looked_seconds, each.looked_bytes = now, brought_bytes
+    each.looked_held_seconds = held_seconds

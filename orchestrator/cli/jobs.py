@@ -189,6 +189,36 @@ def resume(job_ids: tuple[str, ...], as_json: bool) -> int:
     return _steer(job_ids, Job.resume, JobState.QUEUED, as_json=as_json)
 
 
+@click.command()
+@click.argument("job_id", metavar="JOB")
+@click.argument("rate", type=options.Rate())
+@options.as_json
+def limit(job_id: str, rate: str, as_json: bool) -> int:
+    """Have JOB bring at most RATE bytes a second over all hosts, from within a second on.
+
+    RATE is such as 500k or 50M, off for no limit, or a timetable by the clocks of the workers' hosts. Each time of it
+    holds until the next; one without a day is of every day.
+
+    \b
+    Examples:
+      orchestrator limit 3f9a1c27d0b4 20M
+      orchestrator limit 3f9a1c27d0b4 off
+      orchestrator limit 3f9a1c27d0b4 '08:00 20M, 18:00 off'
+      orchestrator limit 3f9a1c27d0b4 'Mon-08:00 20M, Fri-18:00 off'
+    """
+    with cluster() as orchestrator:
+        job = orchestrator.job(job_id)
+        done = job.limit(rate)
+        record = job.status()
+    if not done:
+        exits.say_error(f"Job {job_id} is {record.state}; nothing was changed.")
+        return exits.USAGE
+    click.echo(
+        record.model_dump_json(indent=2) if as_json else f"job {job_id} has the limit {exits.printable(rate)}"
+    )
+    return exits.COMPLETE
+
+
 def _steer(job_ids: tuple[str, ...], verb: Callable[[Job], bool], wanted: JobState, *, as_json: bool) -> int:
     """Do the same to each of these jobs; the exit code of the last that it could not be done to."""
     code, records = exits.COMPLETE, []
@@ -271,6 +301,7 @@ def _print_one(record: JobRecord) -> None:
         show("chunks", f"{record.chunks_done} of {record.chunks_count}")
     if record.state.is_active:
         show("connections", f"{record.connections_count} on {record.workers_count} workers")
+    show("limit", record.limit_rate)
     if record.seconds is not None:
         rate = f", {decimal(int(record.bytes_per_second))}/s" if record.bytes_per_second else ""
         show("took", f"{record.seconds:.2f} s{rate}")

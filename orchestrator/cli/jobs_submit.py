@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from orchestrator.access import Access
 from orchestrator.batch import WINDOW
-from orchestrator.cli import exits, options
+from orchestrator.cli import exits, options, variables
 from orchestrator.cli.batches import bring_list
 from orchestrator.cli.waiting import interrupted, kept_sentence, wait_and_exit
 from orchestrator.client import Orchestrator
@@ -20,6 +21,8 @@ from tasks.records import RedisError
 from tasks.transfer.manifest import LayoutName, Priority
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from orchestrator.job import Job
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -55,6 +58,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     type=click.IntRange(1, 1024),
     help="At most so many connections to the origin, over all workers and jobs (default: the workers' setting, 16).",
 )
+@click.option(
+    "--limit-rate",
+    metavar="RATE",
+    type=options.Rate(),
+    help="At most so many bytes a second over all hosts, such as 50M, or a timetable: '08:00 50M, 18:00 off'. "
+    "See also: orchestrator limit.",
+)
+@options.source
 @click.option(
     "--layout",
     type=click.Choice([name.value for name in LayoutName]),
@@ -170,12 +181,13 @@ def submit(
       orchestrator submit https://example.org/big.iso -o images/big.iso --sha256 1f2e...
       orchestrator submit https://example.org/big.iso --checksums https://example.org/SHA256SUMS
       orchestrator submit https://example.org/data.tar --connections 4 --chunk-size 64M --priority low
+      orchestrator submit https://example.org/data.tar --limit-rate '08:00 20M, 18:00 off'
       orchestrator submit https://example.org/private -H 'Authorization: Bearer ...' --json
       make-signed-link | orchestrator submit - -H @headers.txt
     """
     if input_file is not None:
         _refuse_what_is_for_one(url, given, detach=detach)
-        with Orchestrator() as orchestrator:
+        with _orchestrator() as orchestrator:
             return bring_list(
                 orchestrator,
                 input_file,
@@ -189,10 +201,23 @@ def submit(
         raise click.UsageError("-j is for a list of URLs: give one with -i.")
     if url is None:
         raise click.UsageError("Missing argument 'URL', or -i FILE for a list of them.")
-    with Orchestrator() as orchestrator:
+    with _orchestrator() as orchestrator:
         return _submit_one(
             orchestrator, url, given, timeout=timeout, detach=detach, quiet=quiet, as_json=as_json
         )
+
+
+@contextlib.contextmanager
+def _orchestrator() -> Iterator[Orchestrator]:
+    """The cluster; where its workers' connections leave from, only that of the embedded mode is told here."""
+    own = set(variables.given(click.get_current_context())) & {"--source-address", "--interface"}
+    with Orchestrator() as orchestrator:
+        if own and not orchestrator.is_embedded:
+            raise click.UsageError(
+                f"{own.pop()} is for the host that fetches: give it to `orchestrator worker` or `orchestrator up` "
+                f"there. Here it is of use without a cluster only."
+            )
+        yield orchestrator
 
 
 def _submit_one(
@@ -244,6 +269,7 @@ def _options(given: dict[str, Any], timeout: float | None) -> Options:
         verify_offered=not given["no_verify_offered"],
         chunk_size_bytes=given["chunk_size"],
         connections=given["connections"],
+        limit_rate=given["limit_rate"],
         layout=given["layout"],
         overwrite=given["overwrite"],
         skip_existing=given["skip_existing"],

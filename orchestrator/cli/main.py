@@ -7,11 +7,12 @@ import importlib
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from orchestrator.cli import exits
+from orchestrator.cli.variables import sets
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -25,6 +26,7 @@ _COMMANDS = {
     "cancel": ("jobs", "End jobs and remove their parts."),
     "pause": ("jobs", "Stop jobs and keep their parts."),
     "resume": ("jobs", "Go on with paused, failed or cancelled jobs."),
+    "limit": ("jobs", "Change how quickly a job may come."),
     "verify": ("verify", "Read a finished file again and compare it."),
     "prune": ("prune", "Remove what is left of jobs that ended long ago."),
     "recover": ("recover", "Go on with jobs that Redis has lost."),
@@ -59,14 +61,6 @@ def _attribute(command: str) -> str:
     return "list_" if command == "list" else command.replace("-", "_")
 
 
-def _set(name: str) -> Any:
-    def callback(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
-        if value is not None:
-            os.environ[f"ORCHESTRATOR_{name}"] = value
-
-    return callback
-
-
 @click.group(
     cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
@@ -75,14 +69,14 @@ def _set(name: str) -> Any:
     "--redis-url",
     metavar="URL",
     expose_value=False,
-    callback=_set("REDIS_URL"),
+    callback=sets("REDIS_URL"),
     help="Redis of the cluster. Passwords are safer in ORCHESTRATOR_REDIS_URL: others can read a command line.",
 )
 @click.option(
     "--volume",
     metavar="FOLDER",
     expose_value=False,
-    callback=_set("VOLUME"),
+    callback=sets("VOLUME"),
     help="The shared directory; for this machine's workers, and for the embedded mode (default: here).",
 )
 def orchestrator() -> None:

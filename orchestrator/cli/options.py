@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from orchestrator.cli.variables import sets
 from tasks.transfer.digests import agree, parse_checksum
+from tasks.transfer.rates import parse_rate, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
-_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 _AGE = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)\s*([smhdw]?)", re.ASCII)
 _AGE_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}
@@ -31,13 +30,27 @@ class Size(click.ParamType[int]):
         """Read it as bytes."""
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(str(value).strip())
-        if match is None:
-            self.fail(f"{str(value)[:40]!r} is not a size such as 1048576, 512k or 32M", param, ctx)
-        size_bytes = int(float(match[1]) * 1024 ** _POWERS[match[2].lower()])
+        try:
+            size_bytes = parse_size(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
         if size_bytes < 1:
             self.fail("a size must be at least one byte", param, ctx)
         return size_bytes
+
+
+class Rate(click.ParamType[str]):
+    """Bytes a second, always the same or by a timetable; as it was written, for each worker has its own clock."""
+
+    name = "rate"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Make sure that it makes sense."""
+        try:
+            parse_rate(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        return str(value).strip()
 
 
 def _read(name: str) -> str:
@@ -188,5 +201,35 @@ def digests(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def source(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say where this host's connections leave from."""
+    for option in (
+        click.option(
+            "--interface",
+            metavar="NAME",
+            expose_value=False,
+            callback=sets("INTERFACE"),
+            help="Connections to origins and proxies leave through this network interface.",
+        ),
+        click.option(
+            "--source-address",
+            metavar="ADDR",
+            expose_value=False,
+            callback=sets("SOURCE_ADDRESS"),
+            help="They leave from this address of this host, or from several in turn: ADDR,ADDR.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+max_rate = click.option(
+    "--max-rate",
+    metavar="RATE",
+    type=Rate(),
+    expose_value=False,
+    callback=sets("MAX_RATE"),
+    help="All workers of this host together fetch at most so many bytes a second (default: ORCHESTRATOR_MAX_RATE).",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Show no progress.")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli import exits
+from orchestrator.cli import exits, options
 
 _STDIN = 0
 _FLOWER_ENDS_SECONDS = 3.0
@@ -53,6 +53,8 @@ def _log(level: str) -> None:
     metavar="LIST",
     help="Serve only these of control, merge and chunks, separated by commas (default: all).",
 )
+@options.max_rate
+@options.source
 @click.option(
     "--loglevel",
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
@@ -79,6 +81,7 @@ def worker(
       orchestrator worker --concurrency 32
       orchestrator worker --queues control,merge
       ORCHESTRATOR_METRICS_PORT=9109 orchestrator worker
+      orchestrator worker --max-rate '08:00 50M, 18:00 off' --source-address 192.0.2.7
       orchestrator worker -- --heartbeat-interval 10
     """
     from orchestrator.monitor import Monitor
@@ -86,12 +89,14 @@ def worker(
     from orchestrator.worker import GRACE_SECONDS, worker_services
     from tasks.app import CONTROL_QUEUE, QUEUES
     from tasks.settings import settings
+    from tasks.transfer.http_source import check_ways_out
     from tasks.transfer.volume import Volume
 
     wanted = QUEUES if queues is None else tuple(dict.fromkeys(queues.split(",")))
     unknown = [queue for queue in wanted if queue not in QUEUES]
     if unknown:
         raise click.UsageError(f"{unknown[0]!r} is not one of the queues {', '.join(QUEUES)}.")
+    check_ways_out(settings().source_address, settings().interface)
     _require_redis()
     Volume(settings().volume.absolute()).check()
     _log(loglevel)
@@ -122,6 +127,8 @@ def _nothing(_: object) -> None:
 @click.option("--concurrency", metavar="N", type=click.IntRange(1, 1024), help="Chunks to fetch at a time.")
 @click.option("--flower-port", metavar="PORT", type=click.IntRange(0, 65535), default=5555, show_default=True)
 @click.option("--no-flower", is_flag=True, help="Without Flower.")
+@options.max_rate
+@options.source
 def up(concurrency: int | None, flower_port: int, no_flower: bool) -> int:
     """Run Redis, a worker and Flower on this machine, until Ctrl-C.
 
@@ -136,9 +143,11 @@ def up(concurrency: int | None, flower_port: int, no_flower: bool) -> int:
     from orchestrator import private_redis, rendezvous, stack
     from tasks.sealing import new_key
     from tasks.settings import Settings, settings
+    from tasks.transfer.http_source import check_ways_out
     from tasks.transfer.volume import Volume
 
     first = Settings()
+    check_ways_out(first.source_address, first.interface)
     Volume(first.volume.absolute()).check()
     private_redis.find_server()
     key = first.secret_key.get_secret_value() if first.secret_key else new_key()

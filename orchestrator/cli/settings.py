@@ -44,4 +44,6 @@ def _masked(name: str, value: object) -> str | int | float | None:
         return without_password(value.get_secret_value())
     if isinstance(value, SecretStr):
         return "**********"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or None
     return value if isinstance(value, int | float | None) else str(value)

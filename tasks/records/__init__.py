@@ -22,6 +22,9 @@ Keys, behind the prefix:
     job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it;
                             @<time>: nobody, as somebody failed with it, and until then none but its message tries
     job:<id>:deaths         hash: span -> how many workers died at it one after the other, and how many bytes were done
+    job:<id>:rates          hash: worker process -> its share of the job's rate, what it could use of it, its
+                            connections, and until when that stands
+    host:<name>:rates       hash: the same of a host's rate
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
@@ -54,6 +57,7 @@ from tasks.records.leases import LEASE_SECONDS, Lease
 from tasks.records.members import Members
 from tasks.records.progress import Progress
 from tasks.records.queues import Queues
+from tasks.records.rates import Rates, Wish
 from tasks.records.reading import Asked, NoSuchJob, RecordLost
 from tasks.records.sendings import Sendings
 from tasks.records.states import States
@@ -82,12 +86,13 @@ __all__ = [
     "Search",
     "Standing",
     "Starving",
+    "Wish",
     "without_password",
 ]
 
 
 class Records(
-    Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings, Figures
+    Batches, States, Answers, Sendings, Queues, Members, Sweeps, Attempts, TakeOvers, Endings, Figures, Rates
 ):
     """The records behind one Redis URL and one key prefix."""
 

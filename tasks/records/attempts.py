@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.records.late import GO_WITH
 from tasks.records.leases import LEASE_SECONDS, LEASES_KEPT_SECONDS, Leases
-from tasks.records.reading import as_count, as_state, as_time
+from tasks.records.reading import as_count, as_rate, as_state, as_time
 from tasks.records.turns import WAITS
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ class Standing:
     is_done: bool = False  #: the chunk is whole: another worker was quicker
     connections_count: int = 0  #: of the job, over all workers
     starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
+    limit_rate: str | None = None  #: bytes a second over all workers, or a timetable of them; None: any
 
 
 class Attempts(Leases):
@@ -102,7 +103,7 @@ class Attempts(Leases):
         with self.translated(), self._redis.pipeline(transaction=False) as pipe:
             pipe.time()
             for job_id in job_ids:
-                pipe.hmget(self.key(job_id), "state", "generation", "ends_at")
+                pipe.hmget(self.key(job_id), "state", "generation", "ends_at", "limit_rate")
                 pipe.zcard(self.key(job_id, "leases"))
             for report in reports:
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
@@ -118,7 +119,7 @@ class Attempts(Leases):
             starving = self.read_starving(pipe.execute(), origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
-            (state, generation, ends_at), connections_count = jobs[report.job_id]
+            (state, generation, ends_at, limit_rate), connections_count = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
@@ -127,6 +128,7 @@ class Attempts(Leases):
                 is_done=bool(is_done),
                 connections_count=connections_count,
                 starving=starving[report.origin],
+                limit_rate=as_rate(limit_rate),
             )
         return standings
 

@@ -60,6 +60,8 @@ def fields_of(job: NewJob, now: float) -> dict[str, str]:
         "created_at": repr(now),
         f"at:{JobState.QUEUED}": repr(now),
     }
+    if job.spec.limit_rate is not None:
+        fields["limit_rate"] = job.spec.limit_rate
     return fields | {"entry": job.entry} if job.entry else fields
 
 

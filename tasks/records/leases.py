@@ -68,6 +68,10 @@ local function refuse()
   local others = (first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0
   return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others}
 end
+-- A job of a low rate has as many as it has use for: it starves of nothing, and nobody has to make room for it.
+if mine >= tonumber(job_limit) and taken < tonumber(origin_limit) then
+  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, 1}
+end
 if taken >= tonumber(origin_limit) or mine >= tonumber(job_limit) then return refuse() end
 for higher = 0, rank - 1 do
   if redis.call('EXISTS', refused .. higher) == 1 then return refuse() end

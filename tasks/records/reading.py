@@ -13,6 +13,7 @@ from tasks.jobs import JobRecord, JobState, WorkerShare
 from tasks.records.client import RedisError
 from tasks.transfer.errors import PermanentError, Side
 from tasks.transfer.manifest import JobSpec
+from tasks.transfer.rates import parse_rate
 
 
 class NoSuchJob(PermanentError):
@@ -57,6 +58,15 @@ def as_time(value: str | None) -> float:
     with contextlib.suppress(ValueError):
         return float(value) if value else math.inf
     return math.inf
+
+
+def as_rate(value: str | None) -> str | None:
+    """A job's rate or timetable, as Redis has it; None for what is none."""
+    with contextlib.suppress(ValueError):
+        if value:
+            parse_rate(value)
+            return value
+    return None
 
 
 def as_state(value: str | None) -> JobState | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.jobs import ACTIVE_STATES, JobError, JobState
 from tasks.records.client import Client, RedisError
-from tasks.records.reading import as_state, to_asked
+from tasks.records.reading import as_rate, as_state, to_asked
 from tasks.transfer.errors import JobTimedOut
 
 if TYPE_CHECKING:
@@ -162,6 +162,12 @@ class States(Client):
         with self.translated():
             value = self._redis.hget(self.key(job_id), "state")
         return as_state(value)
+
+    def state_and_rate(self, job_id: str) -> tuple[JobState | None, str | None]:
+        """The job's state, and its rate or timetable as it is by now; None for what is not set."""
+        with self.translated():
+            state, rate = self._redis.hmget(self.key(job_id), "state", "limit_rate")
+        return as_state(state), as_rate(rate)
 
     def states(self, job_ids: Sequence[str]) -> list[JobState | None]:
         """The state of each of these jobs, None where there is no record."""

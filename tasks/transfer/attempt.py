@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.transfer.errors import TransferError
+    from tasks.transfer.pacing import Pace
 
 
 def uptime_seconds() -> float:
@@ -86,9 +87,13 @@ class Attempt:
         self.has_begun = False  #: whether it is known what earlier attempts left
         self.bytes_per_second: float | None = None  #: of late, as the watcher measured it
         self.cut_bytes: int | None = None  #: what follows these bytes of the span, another worker fetches
+        self.pace: Pace | None = None  #: holds its reads back; None: nothing does
+        self.held_seconds = 0.0  #: for how long it was held back, in all
+        self.held_by_job_seconds = 0.0  #: of these, for how long its job's limit did
         self.stopped_by: AttemptStopped | TransferError | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
+        self._stopped = threading.Event()
 
     @property
     def brought_bytes(self) -> int:
@@ -122,11 +127,27 @@ class Attempt:
         with self._lock:
             if self.stopped_by is None:
                 self.stopped_by = cause
+            self._stopped.set()
             if self._socket is not None:
                 # The plain socket's shutdown: SSLSocket's own drops the TLS layer, and a reader in
                 # another thread would then be handed ciphertext as if it were the file.
                 with contextlib.suppress(OSError):
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+    def hold(
+        self,
+        seconds: float,
+        by_job: bool,  # noqa: FBT001  (a pace calls it)
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Have the reading thread wait, because of its job's limit or its host's; raises as `check` does."""
+        began_seconds = clock()
+        self._stopped.wait(seconds)
+        held_seconds = clock() - began_seconds
+        self.held_seconds += held_seconds
+        if by_job:
+            self.held_by_job_seconds += held_seconds
+        self.check()
 
     def check(self) -> None:
         """Raise what it was stopped by, if it was stopped."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.transfer.errors import origin_of, redact
 from tasks.transfer.ranges import ByteRange, nth
+from tasks.transfer.rates import RateText  # noqa: TC001  (pydantic reads it)
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -68,6 +69,7 @@ class JobSpec(_Stored):
         default=None, ge=0, allow_inf_nan=False
     )  #: None: the workers' setting
     timeout_seconds: float | None = Field(default=None, gt=0)  #: from submit to the last byte; None: any
+    limit_rate: RateText = None  #: bytes a second over all hosts, or a timetable of them; None: any
     priority: Priority = Priority.NORMAL
 
 

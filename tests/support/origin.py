@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ class Origin:
         self.served_bytes = 0
         self.requests: list[str] = []
         self.paths: list[str] = []
+        self.peers: list[str] = []  #: the address that each request came from
+        self.send_buffer_bytes: int | None = None  #: of new connections; None: as the system chooses
         self.connections_count = 0
         self.slow_starts: dict[int, float] = {}  #: first byte of a range -> bytes per second
         self.open_count = 0
@@ -48,6 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
+        if self.one.send_buffer_bytes is not None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self.one.send_buffer_bytes)
         with self.one.lock:
             self.one.connections_count += 1
 
@@ -55,6 +60,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.one.lock:
             self.one.requests.append(self.headers.get("Range", ""))
             self.one.paths.append(self.path)
+            self.one.peers.append(self.client_address[0])
             status = self.one.statuses.pop(0) if self.one.statuses else 0
             self.one.open_count += 1
             self.one.most_open_count = max(self.one.most_open_count, self.one.open_count)

@@ -21,7 +21,7 @@ visible_hostname proxy.test
 pid_filename {folder}/squid.pid
 coredump_dir {folder}
 cache_log {folder}/cache.log
-logformat fields %>Hs %rm %ru %un
+logformat fields %>Hs %rm %ru %un %>a
 access_log stdio:{folder}/access.log fields
 buffered_logs off
 strip_query_terms off

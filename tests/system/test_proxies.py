@@ -109,7 +109,7 @@ def test_all_of_a_job_goes_through_the_proxy_that_it_names(name, proxy_url, sche
     if "squid" in name:
         method = "GET" if scheme == "http" else "CONNECT"
         user = USER if "closed" in name else "-"
-        assert {(line.split()[1], line.split()[-1]) for line in went_through(proxy, url, before)} == {
+        assert {(line.split()[1], line.split()[3]) for line in went_through(proxy, url, before)} == {
             (method, user)
         }
 

@@ -166,6 +166,21 @@ def test_each_byte_is_counted_once_for_prometheus_also_the_last_ones(setup):
         metrics._tally = None
 
 
+def test_for_how_long_reads_were_held_back_is_counted_too(setup):
+    _, _, watch, attempt = setup
+    metrics.begin()
+    try:
+        attempt.held_seconds = 5.0  # under another watch, of the same process
+        with watch.over(attempt, progress(attempt), slice_seconds=60):
+            watch.tick()
+            attempt.held_seconds = 5.5
+            watch.tick()
+            attempt.held_seconds = 6.25
+        assert metrics._tally.numbers() == {(metrics.Count.THROTTLED, metrics.Throttle.RATE): 1.25}
+    finally:
+        metrics._tally = None
+
+
 def counted_bytes() -> float:
     return metrics._tally.numbers().get((metrics.Count.BYTES, "http://h:80"), 0)
 
@@ -339,3 +354,35 @@ def test_of_several_attempts_one_yields_and_the_higher_priority_goes_first(setup
         watch.tick()
     assert [each.stopped_by is not None for each in (attempt, *others)].count(True) == 1
     assert records.claimed == [HIGHER]
+
+
+def test_a_connection_that_we_hold_back_is_not_slow(setup):
+    _, clock, watch, held = setup
+    slow = Attempt("a2")
+    with (
+        watch.over(held, progress(held), slice_seconds=None),
+        watch.over(slow, progress(slow), slice_seconds=None),
+    ):
+        for second in range(0, 121, 10):
+            clock.now = second
+            held.done_bytes, held.held_seconds = second * 100, second * 0.95
+            slow.done_bytes, slow.held_seconds = second * 100, second * 0.5
+            watch.tick()
+    # In what was left of the time one brought 2,000 bytes a second, and the other 200.
+    assert held.stopped_by is None
+    assert isinstance(slow.stopped_by, TooSlow)
+
+
+def test_an_attempt_that_its_jobs_limit_holds_back_does_not_look_slow(setup):
+    _, clock, watch, attempt = setup
+    attempt.begin_at(0)
+    with watch.over(attempt, progress(attempt), slice_seconds=None):
+        for seconds, done_bytes, held_seconds, speed in [
+            (0.5, 100, 0.0, None),  # its first bytes
+            (1.0, 100, 0.5, None),  # nothing can be told of a time without a read
+            (1.5, 200, 0.9, 1_000),
+            (2.0, 200, 1.4, 1_000),
+        ]:
+            clock.now, attempt.done_bytes, attempt.held_by_job_seconds = seconds, done_bytes, held_seconds
+            watch.tick()
+            assert attempt.bytes_per_second == (speed and pytest.approx(speed))

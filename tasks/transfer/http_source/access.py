@@ -15,12 +15,13 @@ from tasks.transfer.http_source.connection import new_session
 if TYPE_CHECKING:
     import requests
 
+    from tasks.transfer.http_source.outgoing import Outgoing
     from tasks.transfer.manifest import SourceRequest
 
 
-def open_session(request: SourceRequest) -> requests.Session:
+def open_session(request: SourceRequest, outgoing: Outgoing) -> requests.Session:
     """A session with the request's cookies, proxy and certificates; for one attempt."""
-    session = new_session()
+    session = new_session(outgoing)
     for cookie in request.cookies:
         session.cookies.set_cookie(
             create_cookie(  # type: ignore[no-untyped-call]

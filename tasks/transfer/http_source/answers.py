@@ -202,7 +202,7 @@ def as_transfer_error(error: Exception, name: str) -> TransferError:  # noqa: PL
         return BadResponse(name, "a line of its head is longer than 64 KiB")
     cause = _find(error, OSError)
     reason = cause.strerror if cause is not None and cause.strerror else "the connection broke"
-    return OriginUnreachable(name, reason.lower())
+    return OriginUnreachable(name, reason[:1].lower() + reason[1:])
 
 
 def _of_proxy(error: Exception, name: str) -> TransferError | None:

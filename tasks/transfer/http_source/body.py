@@ -101,7 +101,12 @@ class Body:
             if self.length_bytes is not None:
                 wanted_bytes = min(wanted_bytes, self.length_bytes - received_bytes)
             began_seconds = clock()
+            pace = self._attempt.pace
+            if pace is not None:
+                wanted_bytes = pace.wait(wanted_bytes, self._attempt.hold)
             block = self._read(read, wanted_bytes, received_bytes)
+            if pace is not None and len(block) < wanted_bytes:
+                pace.put_back(wanted_bytes - len(block))
             if not block:
                 break
             received_bytes += len(block)

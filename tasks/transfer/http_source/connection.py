@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import io
 import logging
+import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,15 @@ from urllib3.contrib.socks import (
     SOCKSHTTPSConnection,
     SOCKSHTTPSConnectionPool,
 )
-from urllib3.exceptions import HeaderParsingError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HeaderParsingError,
+    NameResolutionError,
+    NewConnectionError,
+)
 from urllib3.util.response import assert_header_parsing
+
+from tasks.transfer.http_source.outgoing import NoWayOut, Outgoing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +43,8 @@ if TYPE_CHECKING:
 #: Hosts whose connections are kept, and connections kept for each; more are opened, and closed after use.
 _KEPT_HOSTS = 32
 _KEPT_CONNECTIONS = 64
+
+_SOCKS_PORT = 1080
 
 _INTERIM_STATUSES = frozenset({102, 103})
 
@@ -96,9 +106,47 @@ class _WholeHead(http.client.HTTPResponse):
 
 
 class _Watched(HTTPConnection):
-    """Tells the attempt of its thread which socket it reads from, and takes whole heads only."""
+    """Tells the attempt of its thread which socket it reads from, and takes whole heads only.
+
+    It leaves this host from where its pool says, in place of a source address.
+    """
 
     response_class = _WholeHead
+
+    @property
+    def _first_hop(self) -> str:
+        """The host that it connects to; the setter changes that for the connect alone."""
+        return self._dns_host
+
+    @_first_hop.setter
+    def _first_hop(self, host: str) -> None:
+        self._dns_host = host
+
+    @property
+    def _first_port(self) -> int:
+        return self.port
+
+    def _new_conn(self) -> socket.socket:
+        outgoing = self.source_address
+        if not isinstance(outgoing, Outgoing):
+            return super()._new_conn()
+        before = self._first_hop, self.socket_options
+        failed: Exception | None = None
+        try:
+            for hop, bound in outgoing.hops(self._first_hop, self._first_port):
+                self._first_hop, self.source_address = hop, bound
+                self.socket_options = [*(before[1] or ()), *outgoing.socket_options]
+                try:
+                    return super()._new_conn()
+                except (NewConnectionError, ConnectTimeoutError) as error:
+                    failed = error
+        except socket.gaierror as error:
+            raise NameResolutionError(before[0], self, error) from error
+        except NoWayOut as error:
+            raise NewConnectionError(self, error.strerror) from error
+        finally:
+            (self._first_hop, self.socket_options), self.source_address = before, outgoing
+        raise failed or NewConnectionError(self, "no address")
 
     def connect(self) -> None:
         super().connect()
@@ -114,10 +162,21 @@ class _WatchedHTTPSConnection(_Watched, HTTPSConnection):
 
 
 class _WatchedSOCKSConnection(_Watched, SOCKSConnection):
-    pass
+    @property
+    def _first_hop(self) -> str:
+        return str(self._socks_options["proxy_host"])
+
+    @_first_hop.setter
+    def _first_hop(self, host: str) -> None:
+        # All connections of a pool have one dictionary.
+        self._socks_options = {**self._socks_options, "proxy_host": host}
+
+    @property
+    def _first_port(self) -> int:
+        return int(self._socks_options["proxy_port"] or _SOCKS_PORT)
 
 
-class _WatchedSOCKSHTTPSConnection(_Watched, SOCKSHTTPSConnection):
+class _WatchedSOCKSHTTPSConnection(_WatchedSOCKSConnection, SOCKSHTTPSConnection):
     pass
 
 
@@ -137,28 +196,39 @@ class _SOCKSHTTPSPool(SOCKSHTTPSConnectionPool):
     ConnectionCls = _WatchedSOCKSHTTPSConnection
 
 
-_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+_POOLS: dict[str, Any] = {"http": _HTTPPool, "https": _HTTPSPool}
 _SOCKS_POOLS = {"http": _SOCKSPool, "https": _SOCKSHTTPSPool}
 
 
 class _WatchedAdapter(HTTPAdapter):
+    """The pools of connections that leave from one place."""
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self._source: dict[str, Any] = {} if outgoing == Outgoing() else {"source_address": outgoing}
+        super().__init__(pool_connections=_KEPT_HOSTS, pool_maxsize=_KEPT_CONNECTIONS)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
+        super().init_poolmanager(*args, **{**kwargs, **self._source})
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)
+        manager = super().proxy_manager_for(*args, **{**kwargs, **self._source})
         is_socks = str(args[0] if args else kwargs["proxy"]).lower().startswith("socks")
         manager.pool_classes_by_scheme = _SOCKS_POOLS if is_socks else _POOLS
         return manager
 
 
-_adapter = _WatchedAdapter(pool_connections=_KEPT_HOSTS, pool_maxsize=_KEPT_CONNECTIONS)
+_adapters: dict[Outgoing, _WatchedAdapter] = {}
+_making = threading.Lock()
 
 
-def new_session() -> requests.Session:
+def new_session(outgoing: Outgoing) -> requests.Session:
     """A session with its own cookies on the connections that the process shares. Do not close it."""
+    with _making:
+        adapter = _adapters.get(outgoing)
+        if adapter is None:
+            adapter = _adapters[outgoing] = _WatchedAdapter(outgoing)
     session = requests.Session()
-    session.mount("http://", _adapter)
-    session.mount("https://", _adapter)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
     return session

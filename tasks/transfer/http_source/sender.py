@@ -11,6 +11,7 @@ import requests
 from tasks.transfer.errors import OriginBusy, RedirectRefused, origin_of, redact
 from tasks.transfer.http_source import access, answers
 from tasks.transfer.http_source.connection import watched_by
+from tasks.transfer.http_source.outgoing import Outgoing, choose
 
 if TYPE_CHECKING:
     from tasks.transfer.attempt import Attempt
@@ -24,10 +25,11 @@ _EXPIRED_STATUSES = frozenset({400, 401, 403, 404, 410})
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """Deadlines of one request."""
+    """Deadlines of one request, and where it may leave this host from."""
 
     connect_timeout_seconds: float = 10.0
     read_timeout_seconds: float = 30.0
+    ways_out: tuple[Outgoing, ...] = (Outgoing(),)  #: used in turn
 
 
 class Sender:
@@ -36,7 +38,7 @@ class Sender:
     def __init__(self, request: SourceRequest, limits: HttpLimits) -> None:
         self._request = request
         self._limits = limits
-        self._session = access.open_session(request)
+        self._session = access.open_session(request, choose(limits.ways_out, self))
         self._auth = access.auth_of(request)
         self._name = redact(request.url)
 
