@@ -62,16 +62,15 @@ class Asked(Generic[_Value]):
         loop = asyncio.get_running_loop()
         if loop.time() < self._fresh_until:
             return self._value
-        if self._asking is None:
+        if self._asking is None or self._asking.done():
+            # What came when nobody waited any more may be old.
             self._asking = loop.run_in_executor(self._thread, self._ask)
         try:
             self._value = await asyncio.wait_for(asyncio.shield(self._asking), _PATIENCE_SECONDS)
         except TimeoutError:
             # It hangs, and is not asked a second time meanwhile.
             return None
-        if self._asking is not None and self._asking.done():
-            self._asking = None
-            self._fresh_until = loop.time() + _FRESH_SECONDS
+        self._fresh_until = loop.time() + _FRESH_SECONDS
         return self._value
 
     def _ask(self) -> _Value | None:

@@ -86,6 +86,7 @@ def found_there(
     host: Host, job_id: str, destination: str, *, size_bytes: int, digests: Mapping[str, str]
 ) -> None:
     """Say that the file was under its name already, with these digests if they were compared."""
+    metrics.job_completed()
     host.records.transition(
         job_id,
         JobState.COMPLETE,

@@ -32,7 +32,7 @@ from tasks.reconnecting import reconnected
 from tasks.records import RedisError
 from tasks.records.queues import CHUNKS_LISTS
 from tasks.restoring import apart, keep_unplanned, restore, restore_unplanned
-from tasks.transfer.errors import SentInVain, TransferError
+from tasks.transfer.errors import JobTimedOut, SentInVain, TransferError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -164,7 +164,8 @@ class Sweep:
             stalled |= found
             for job_id in overdue:
                 with apart(job_id):
-                    records.time_out(job_id)
+                    if records.time_out(job_id):
+                        metrics.job_failed(JobTimedOut.__name__)
             if damaged:
                 logger.warning("jobs not looked at, their records are damaged jobs=%s", ",".join(damaged))
         return stalled

@@ -59,14 +59,18 @@ class _Watched:
     began_seconds: float
     may_yield: bool  #: to a job that has no connection at all
     origin: str
-    counted_bytes: int = 0  #: of what it has brought
+    counted_bytes: int  #: of what it has brought
+    counted_held_seconds: float  #: of those for which it was held back
 
     def count(self) -> None:
-        """Count for Prometheus what it has brought since it was last counted."""
+        """Count for Prometheus what it has brought since it was last counted, and for how long it was held back."""
         # Before that it is not told apart from what earlier attempts left.
         brought_bytes = self.attempt.brought_bytes if self.attempt.has_begun else 0
         metrics.brought(self.origin, brought_bytes - self.counted_bytes)
         self.counted_bytes = brought_bytes
+        held_seconds = self.attempt.held_seconds
+        metrics.throttled(metrics.Throttle.RATE, held_seconds - self.counted_held_seconds)
+        self.counted_held_seconds = held_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +160,7 @@ class Watch:
             may_yield=may_yield,
             origin=progress().origin,
             counted_bytes=attempt.brought_bytes if attempt.has_begun else 0,
+            counted_held_seconds=attempt.held_seconds,
         )
         with self._lock:
             self._watched[attempt.name] = watched

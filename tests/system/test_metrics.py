@@ -82,12 +82,15 @@ class Scene:
 
 
 def config_for(control_port: int, chunks_port: int, flower_port: int) -> str:
-    """The example's, for a control that is named and workers that the DNS finds, scraped each second."""
+    """The example's, with these ports, scraped each second."""
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     for old, new in (
-        ('["worker-1:9109", "worker-2:9109", "head:9109"]', f'["127.0.0.1:{control_port}"]'),
-        ('["worker", "control"]', '["localhost"]'),
-        ("port: 9109", f"port: {chunks_port}"),
+        (
+            '["worker-1:9109", "worker-2:9109", "head:9109"]',
+            f'["127.0.0.1:{control_port}", "127.0.0.1:{chunks_port}"]',
+        ),
+        # It asks the machine's name servers and never /etc/hosts: here nobody is found so.
+        ('["worker", "control"]', '["manyhands.invalid"]'),
         ('["flower:5555"]', f'["127.0.0.1:{flower_port}"]'),
         ("scrape_interval: 15s", "scrape_interval: 1s"),
     ):

@@ -166,6 +166,21 @@ def test_each_byte_is_counted_once_for_prometheus_also_the_last_ones(setup):
         metrics._tally = None
 
 
+def test_for_how_long_reads_were_held_back_is_counted_too(setup):
+    _, _, watch, attempt = setup
+    metrics.begin()
+    try:
+        attempt.held_seconds = 5.0  # under another watch, of the same process
+        with watch.over(attempt, progress(attempt), slice_seconds=60):
+            watch.tick()
+            attempt.held_seconds = 5.5
+            watch.tick()
+            attempt.held_seconds = 6.25
+        assert metrics._tally.numbers() == {(metrics.Count.THROTTLED, metrics.Throttle.RATE): 1.25}
+    finally:
+        metrics._tally = None
+
+
 def counted_bytes() -> float:
     return metrics._tally.numbers().get((metrics.Count.BYTES, "http://h:80"), 0)
 
