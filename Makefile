@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test growth chaos bench clean
+.PHONY: check lint types imports test growth chaos bench scale clean
 
 check: lint types imports test
 
@@ -32,6 +32,10 @@ growth: $(INSTALLED)
 
 bench: $(INSTALLED)
 	cd tests && ../$(BIN)/python -m bench
+
+# What several hosts make of one file, on links that are held to a rate; needs root. Writes docs/scale.md.
+scale: $(INSTALLED)
+	cd tests && ../$(BIN)/python -m scale --report ../docs/scale.md
 
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -8,6 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from tasks.connections import NoLease
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from tasks.host import Host
     from tasks.records import Lease, Progress
     from tasks.transfer.attempt import Attempt
-    from tasks.transfer.manifest import Manifest
+    from tasks.transfer.manifest import Manifest, Proven
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ BEGINNING_SECONDS = 1.0
 #: How long the first chunk's task waits for that in its slot. Sent back, it would come behind all other chunks, and
 #: what follows the parts in order would wait for it.
 _BEGINNING_PATIENCE_SECONDS = BEGINNING_SECONDS + 0.75
+#: An attempt that brought nothing in so long says that its host may not reach the origin, if others do.
+_NOTHING_SECONDS = 2.0
 
 
 class Bringing:
@@ -60,6 +63,7 @@ class Bringing:
         self._rate = rate or self.manifest.spec.limit_rate
         self.attempt: Attempt | None = None  #: the last one, whose end decides what follows
         self.progress: Callable[[], Progress] | None = None  #: of that attempt; None: none had a lease
+        self._began_seconds = time.monotonic()  # the last attempt
         self.took_over = False  #: something of a chunk whose message is another
 
     def bring(
@@ -82,7 +86,9 @@ class Bringing:
         """
         chunk = self.manifest.chunk(number)
         proven = self._folder.proven(self.manifest, chunk)
-        span = Span(number, 0 if proven.is_whole else proven.length_bytes)
+        if proven.is_whole:
+            return True, self._tell_whole(number, proven)
+        span = Span(number, proven.length_bytes)
         lease = self._take_lease(
             span,
             patience_seconds=patience_seconds,
@@ -94,6 +100,24 @@ class Bringing:
         following = self._bring_all(following)
         return self._folder.proven(self.manifest, chunk).is_whole, following
 
+    def _tell_whole(self, number: int, proven: Proven) -> Next:
+        """Tell of a chunk that others brought, and help them if a connection is free."""
+        has_lease = True
+        try:
+            self._take_lease(None)
+        except NoLease:
+            has_lease = False
+        name = self.attempt.name if self.attempt else None
+        attempt, progress = self._new_attempt(Span(number), name=name)
+        # Of the first span, not of the chunk: each span's bytes are counted once. Told again: who brought it may have
+        # been fenced off before it could say so.
+        first = [each for each in proven.receipts if each.start == 0]
+        attempt.begin_at(sum(each.length_bytes for each in first))
+        self.attempt, self.progress = attempt, progress
+        by_worker = first[0].brought_bytes if first else {}
+        following = self._report(by_worker, is_whole=True, searches=has_lease)
+        return self._bring_all(following)
+
     def take_over(self, on_found: Callable[[], None]) -> Next:
         """Bring what others are slow with or have left, if there is something.
 
@@ -101,7 +125,7 @@ class Bringing:
             on_found: called before the first is begun.
         """
         self._take_lease(None)
-        following = self._report({}, is_whole=False, bytes_per_second=0)
+        following = self._report({}, is_whole=False)
         if following.span is not None:
             on_found()
         return self._bring_all(following)
@@ -115,6 +139,10 @@ class Bringing:
             # Another may be at the span, or have brought it: less than that must not be told of it.
             progress = dataclasses.replace(progress, done_bytes=None)
         try:
+            held_seconds = self.attempt.held_seconds if self.attempt else 0
+            tried_seconds = time.monotonic() - self._began_seconds - held_seconds
+            if not self.has_brought and tried_seconds >= _NOTHING_SECONDS:
+                self._host.connections.brought_nothing(progress)
             self._host.records.attempt_ended(progress, has_failed=has_failed)
         except RedisError as error:
             logger.warning("not reported error=%s", error)
@@ -128,7 +156,7 @@ class Bringing:
         """Whether the origin refused the last attempt's connection among others of ours; its lease was given back."""
         if self.progress is None or self.has_brought:
             return False
-        return self._host.was_crowded_out(self.progress(), error)
+        return self._host.connections.was_crowded_out(self.progress(), error)
 
     def is_fenced(self) -> bool:
         """Whether a newer plan took over, or the job has ended; its files may be gone already, which is no failure."""
@@ -177,7 +205,7 @@ class Bringing:
         length_bytes = None
         if span is not None and self.manifest.honours_ranges:
             length_bytes = (self.manifest.chunk(span.number).length_bytes or 0) - span.start
-        lease = self._host.take_lease(
+        lease = self._host.connections.take_lease(
             progress(),
             self.manifest.spec,
             limit_rate=self._rate,
@@ -217,7 +245,7 @@ class Bringing:
         self.was_crowded_out(error)
         self.give_lease_back(has_failed=True)
         try:
-            is_to_help = self._host.records.claim_help(self._job_id)
+            is_to_help = self._host.records.claim_help(self._job_id, self._host.name)
         except RedisError:
             is_to_help = False
         return Next(None, following.chunks_done, is_to_help=is_to_help)
@@ -226,22 +254,28 @@ class Bringing:
         """Bring one span under the lease that is held."""
         name = self.attempt.name if self.attempt else None
         self.attempt, self.progress = attempt, progress = self._new_attempt(span, name=name)
-        began_seconds = time.monotonic()
+        self._began_seconds = began_seconds = time.monotonic()
         slice_seconds = self._ends_seconds - began_seconds if self.manifest.honours_ranges else None
         may_yield = self.manifest.honours_ranges  # else all would have to be fetched again
-        with self._host.watch.over(
-            attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield, limit_rate=self._rate
-        ):
-            brought = fetch_chunk(
-                self._host.source(self.manifest.sealed_request),
-                self._folder,
-                self.manifest,
-                self.manifest.chunk(span.number),
-                attempt,
-                self._host.name,
-                span=span,
-            )
-        seconds = time.monotonic() - began_seconds
+        try:
+            with self._host.watch.over(
+                attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield, limit_rate=self._rate
+            ):
+                brought = fetch_chunk(
+                    self._host.source(self.manifest.sealed_request),
+                    self._folder,
+                    self.manifest,
+                    self.manifest.chunk(span.number),
+                    attempt,
+                    self._host.name,
+                    span=span,
+                )
+        finally:
+            seconds = max(time.monotonic() - began_seconds, 0.001)
+            if attempt.brought_bytes > 0:
+                # Without its job's limit it would have been quicker; by how much cannot be told of a few reads.
+                free_seconds = max(seconds - attempt.held_by_job_seconds, seconds / 10)
+                self._host.connections.reached(self.manifest.origin, attempt.brought_bytes / free_seconds)
         logger.info(
             "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
             self._job_id,
@@ -249,23 +283,19 @@ class Bringing:
             attempt.brought_bytes,
             seconds,
         )
-        return self._report(
-            brought.by_worker,
-            is_whole=brought.proven.is_whole,
-            bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
-        )
+        return self._report(brought.by_worker, is_whole=brought.proven.is_whole)
 
-    def _report(self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float) -> Next:
+    def _report(self, by_worker: dict[str, int], *, is_whole: bool, searches: bool = True) -> Next:
         """Report what was brought, and learn what to go on with."""
         manifest, progress = self.manifest, self.progress
         search = None
-        is_in_time = time.monotonic() < self._ends_seconds
+        is_in_time = searches and time.monotonic() < self._ends_seconds
         if manifest.honours_ranges and manifest.chunks_count > 1 and is_in_time:
             search = Search(
                 chunks_count=manifest.chunks_count,
                 chunk_size_bytes=manifest.chunk_size_bytes,
                 size_bytes=manifest.size_bytes or 0,
-                bytes_per_second=bytes_per_second,
+                bytes_per_second=self._host.connections.bytes_per_second(manifest.origin),
             )
         try:
             if progress is not None:

@@ -12,8 +12,9 @@ from celery.signals import worker_shutting_down
 from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
 from tasks.bringing import Bringing
-from tasks.help import LOOK_SECONDS, send_help
-from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
+from tasks.connections import CROWDED_OUT_SECONDS, NoLease
+from tasks.help import LOOK_SECONDS, send_help, send_merge
+from tasks.host import Host, host
 from tasks.jobs import JobState
 from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, sending_errors, shown_as, urgency
 from tasks.records import RedisError
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 _COME_BACK_PER_SECOND = 50
 _PATIENCE_SECONDS = 0.05
 _LEAST_PARKED_SECONDS, _MOST_PARKED_SECONDS = 0.05, 20.0
+#: One that another host can begin at once goes back to the queue, where that host waits for it.
+_ELSEWHERE_SECONDS = (0.01, 0.05)
 #: Whole files in answer to ranges that a chunk takes for one back end of several, before it takes it for the origin.
 _RANGES_REFUSED_COUNT = 3
 #: Plans of one job that may become void: a file that changes again and again is somebody's log.
@@ -70,7 +73,7 @@ def fetch_chunk(
     try:
         delivery.bring()
     except NoLease as error:
-        raise delivery.park(error.wait_seconds, chunks_done=error.chunks_done) from None
+        raise delivery.park(error) from None
     except AttemptStopped as stopped:
         delivery.give_lease_back()
         if stopped.reason is StopReason.JOB_ENDED:
@@ -119,10 +122,10 @@ class _Delivery:
             self._number, patience_seconds=patience_seconds, is_first=is_first
         )
         manifest = bringing.manifest
-        is_all = following.chunks_done >= manifest.chunks_count
-        if following.is_to_help or (bringing.took_over and is_all):
-            # The chord counts messages, and that of a chunk which was taken over may be with a worker that died.
-            _tell(lambda: send_help(manifest, seconds=LOOK_SECONDS, all_done=is_all))
+        if following.merge_is_late:
+            _tell(lambda: send_merge(manifest))
+        elif following.is_to_help:
+            _tell(lambda: send_help(manifest, seconds=LOOK_SECONDS))
         if not is_whole:
             # Somebody took the rest over. This message stands for the chunk: it comes back to see that it is there.
             raise NoLease(0, following.chunks_done)
@@ -140,9 +143,12 @@ class _Delivery:
         # Without a manifest it is not known: this host may see it later than others.
         return self._bringing is not None and self._bringing.is_fenced()
 
-    def park(self, wait_seconds: float, *, chunks_done: int = 0) -> Exception:
+    def park(self, without: NoLease) -> Exception:
         """Have the message come back when there may be a connection; nothing was tried."""
-        waiting_count = self._manifest.chunks_count - chunks_done if self._manifest else 0
+        if without.is_for_another_host:
+            return self._again(random.uniform(*_ELSEWHERE_SECONDS), self._fruitless_count)
+        wait_seconds = without.wait_seconds
+        waiting_count = self._manifest.chunks_count - without.chunks_done if self._manifest else 0
         mean_seconds = min(
             max(waiting_count / _COME_BACK_PER_SECOND, _LEAST_PARKED_SECONDS), _MOST_PARKED_SECONDS
         )
@@ -200,7 +206,7 @@ class _Delivery:
         bringing, manifest = self._bringing, self._manifest
         retry_after_seconds = getattr(error, "retry_after_seconds", None)
         if bringing is not None and bringing.was_crowded_out(error):
-            raise self.park(CROWDED_OUT_SECONDS) from None
+            raise self.park(NoLease(CROWDED_OUT_SECONDS)) from None
         # A stream that starts over has made no progress, however much it brought: it would do so for ever.
         made_progress = bringing is not None and bringing.has_brought and bringing.manifest.honours_ranges
         fruitless_count = 0 if made_progress else self._fruitless_count + 1

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from tasks import outcomes
 from tasks.app import HELP_TASK, MERGE_TASK, app
 from tasks.bringing import Bringing
-from tasks.host import NoLease, host
+from tasks.connections import NoLease
+from tasks.host import host
 from tasks.messages import sending_errors, shown_as, urgency
-from tasks.records import RedisError
+from tasks.records import Next, RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import PermanentError, TransferError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 #: How long a helper that found nothing waits before it looks again.
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.5
 
 
 def send_help(manifest: Manifest, *, seconds: float, all_done: bool = False) -> None:
@@ -35,6 +36,21 @@ def send_help(manifest: Manifest, *, seconds: float, all_done: bool = False) -> 
             countdown=seconds,
             **urgency(manifest.spec.priority),
             **shown_as(f"{manifest.destination}, what is left"),
+        )
+
+
+def send_merge(manifest: Manifest) -> None:
+    """Have a job merged of which all chunks are there; `RedisError` if that cannot be.
+
+    The chord's own merge comes when all its messages were looked at, which may be later: or never, if one of them was
+    with a worker that died. Whichever comes second finds that there is nothing to do.
+    """
+    with sending_errors():
+        app.send_task(
+            MERGE_TASK,
+            args=(manifest.job_id, manifest.generation),
+            **urgency(manifest.spec.priority),
+            **shown_as(f"{manifest.destination}, {manifest.chunks_count} parts"),
         )
 
 
@@ -67,37 +83,35 @@ def help_out(job_id: str, generation: int, all_done: bool = False) -> None:  # n
         look_again(seconds=0)
 
     try:
-        chunks_done = _help(here, bringing, job_id, on_found=send_another)
+        following = _help(here, bringing, job_id, on_found=send_another)
     except AttemptStopped as stopped:
         if stopped.reason is not StopReason.JOB_ENDED and not bringing.took_over:
             send_another()
         return
-    if bringing.took_over:
-        return  # another looks for more
-    is_all = chunks_done >= manifest.chunks_count
-    if is_all and all_done:
-        logger.warning("all parts are there and no merge runs job=%s", job_id)
-        try:
-            with sending_errors():
-                shown = shown_as(f"{manifest.destination}, late")
-                app.send_task(
-                    MERGE_TASK, args=(job_id, generation), **urgency(manifest.spec.priority), **shown
-                )
-        except RedisError as error:
-            logger.warning("merge not sent job=%s error=%s", job_id, error)  # the sweep sends it
-        return
-    look_again(seconds=LOOK_SECONDS, all_done=is_all)
+    is_all = following.chunks_done >= manifest.chunks_count
+    if following.merge_is_late or (is_all and all_done):
+        _merge_late(manifest)
+    elif not bringing.took_over:  # else another looks for more
+        look_again(seconds=LOOK_SECONDS, all_done=is_all)
 
 
-def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[], None]) -> int:
-    """Take over what there is; how many chunks are done, 0 if that was not told.
+def _merge_late(manifest: Manifest) -> None:
+    logger.info("all parts are there and no merge runs job=%s", manifest.job_id)
+    try:
+        send_merge(manifest)
+    except RedisError as error:
+        logger.warning("merge not sent job=%s error=%s", manifest.job_id, error)  # the sweep sends it
+
+
+def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[], None]) -> Next:
+    """Take over what there is, and how the job stands then.
 
     Raises:
         AttemptStopped: the job has ended, or the help was stopped.
     """
     try:
-        here.records.helps_on(job_id)
-        return bringing.take_over(on_found=on_found).chunks_done
+        here.records.helps_on(job_id, here.name)
+        return bringing.take_over(on_found=on_found)
     except NoLease:
         pass
     except AttemptStopped:
@@ -115,4 +129,4 @@ def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[],
         # Whose chunk it is decides what follows; this was help.
         bringing.give_lease_back(has_failed=True)
         logger.info("help failed job=%s cause=%s", job_id, error.code)
-    return 0
+    return Next(None)

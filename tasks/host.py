@@ -10,17 +10,14 @@ import os
 import secrets
 import socket
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
-from tasks.rates import RateLimits, connections_of
-from tasks.records import Lease, Progress, Records, RedisError
+from tasks.connections import Connections
+from tasks.rates import RateLimits
+from tasks.records import Progress, Records, RedisError
 from tasks.sealing import unseal
 from tasks.settings import Settings, settings
-from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
 from tasks.transfer.http_source import HttpLimits, Outgoing, Source, ways_out
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
@@ -34,20 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How often a lease is asked for by who waits for one in place.
-_LOOK_SECONDS = 0.015
-#: An attempt that was refused because others are served comes back after this, and not at the next free lease: that
-#: may be the one too many again.
-CROWDED_OUT_SECONDS = 1.0
-
-
-class NoLease(Exception):
-    """Nothing can be fetched now: all connections are taken, somebody is at it, or the origin has asked to wait."""
-
-    def __init__(self, wait_seconds: float, chunks_done: int = 0) -> None:
-        super().__init__(wait_seconds, chunks_done)
-        self.wait_seconds, self.chunks_done = wait_seconds, chunks_done
-
 
 @dataclass(frozen=True)
 class Host:
@@ -59,6 +42,11 @@ class Host:
     volume: Volume
     watch: Watch
     policy: RetryPolicy
+
+    @functools.cached_property
+    def connections(self) -> Connections:
+        """What may be opened to origins."""
+        return Connections(self.records, self.settings, self.watch)
 
     @functools.cached_property
     def process_name(self) -> str:
@@ -160,77 +148,6 @@ class Host:
             origin=origin,
             rank=priority.rank,
         )
-
-    def take_lease(
-        self,
-        progress: Progress,
-        spec: JobSpec,
-        *,
-        limit_rate: str | None = None,
-        is_stream: bool = False,
-        length_bytes: int | None = None,
-        patience_seconds: float = 0.0,
-        held_patience_seconds: float = 0.0,
-    ) -> Lease:
-        """Take a lease on one of an origin's connections.
-
-        Args:
-            progress: of the attempt that wants it.
-            spec: of its job.
-            limit_rate: of its job; one of a low rate has no use for many.
-            is_stream: a file that cannot be split; a second copy of its task would start it over.
-            length_bytes: of the span that it is for, if that is known.
-            patience_seconds: how long to ask again and again if all are taken.
-            held_patience_seconds: how long to do so if somebody is at the span.
-
-        Returns:
-            The lease. Without Redis, which is a view, one of a job that is being fetched.
-
-        Raises:
-            NoLease: all are taken, somebody is at it already, or the origin has asked to wait.
-            JobTimedOut: the time that the job was given has passed.
-            AttemptStopped: this worker goes away.
-        """
-        limit = spec.connections or self.settings.connections
-        own = self.settings.origins.get(progress.origin)
-        if own is not None and own.connections is not None:
-            limit = min(limit, own.connections)
-        job_limit = 1 if is_stream else min(limit, connections_of(limit_rate) or limit)
-        began_seconds = time.monotonic()
-        while True:
-            try:
-                lease = self.records.acquire(
-                    progress,
-                    origin_limit=limit,
-                    job_limit=job_limit,
-                    length_bytes=length_bytes,
-                )
-            except RedisError as error:
-                logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
-                return Lease(JobState.FETCHING, is_given=True)
-            if lease.is_overdue:
-                raise JobTimedOut(progress.job_id)
-            if lease.is_given:
-                return lease
-            patience = patience_seconds
-            if lease.is_held:
-                patience = held_patience_seconds
-            elif lease.wait_seconds or lease.others_starve:
-                patience = 0.0
-            if time.monotonic() >= began_seconds + patience:
-                raise NoLease(lease.wait_seconds, lease.chunks_done)
-            if self.watch.is_draining:
-                raise AttemptStopped(StopReason.DRAIN)
-            time.sleep(_LOOK_SECONDS)
-
-    def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
-        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
-        if not isinstance(error, OriginBusy | OriginUnreachable) or error.retry_after_seconds is not None:
-            return False
-        try:
-            return self.records.refused(progress)
-        except RedisError:
-            return False
 
 
 def new_attempt_name() -> str:

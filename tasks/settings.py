@@ -25,6 +25,9 @@ from pydantic_settings import (
 from tasks.transfer.rates import RateText  # noqa: TC001  (pydantic reads it)
 
 ENV_PREFIX = "ORCHESTRATOR_"
+#: Connections to one origin, where nobody says: so many over all workers; for each host so many, where that is more.
+#: With one, a host's link rests between two chunks.
+CONNECTIONS, CONNECTIONS_EACH_HOST = 16, 2
 _REDIS_SCHEMES = ("redis://", "rediss://", "redis+socket://")
 
 
@@ -70,11 +73,14 @@ class Settings(BaseSettings):
     processes: int | None = Field(
         None, ge=1, le=256, description="processes of one worker that fetch chunks; not set: one a processor"
     )
-    connections: int = Field(
-        16,
+    connections: int | None = Field(
+        None,
         ge=1,
         le=1024,
-        description="connections to one origin, over all workers and jobs, for jobs that do not say",
+        description=(
+            "connections to one origin, over all workers and jobs, for jobs that do not say; "
+            f"not set: {CONNECTIONS}, or {CONNECTIONS_EACH_HOST} for each host if that is more"
+        ),
     )
     origins: dict[str, OriginLimits] = Field(
         {}, description="limits of single origins, by scheme, host and port"

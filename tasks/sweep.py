@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from tasks import outcomes
-from tasks.app import CONTROL_QUEUE, FETCH_TASK, MERGE_QUEUE, MERGE_TASK, PLAN_MANY_TASK, PLAN_TASK, app
+from tasks.app import (
+    CHUNKS_QUEUE,
+    CONTROL_QUEUE,
+    FETCH_TASK,
+    MERGE_QUEUE,
+    MERGE_TASK,
+    PLAN_MANY_TASK,
+    PLAN_TASK,
+    app,
+)
 from tasks.host import host
 from tasks.jobs import JobState
 from tasks.messages import sending_errors, shown_as, urgency
@@ -58,8 +67,10 @@ _RESTING_STATES = frozenset({JobState.PAUSED, JobState.FAILED})
 class Sweep:
     """The sweeps of one process."""
 
-    def __init__(self, here: Host) -> None:
+    def __init__(self, here: Host, *, fetches: bool = False) -> None:
+        """Take whose sweeps they are, and whether it fetches chunks."""
         self._host = here
+        self._fetches = fetches
         self._is_over = threading.Event()
 
     def run(self) -> None:
@@ -69,7 +80,10 @@ class Sweep:
 
     def live(self) -> None:
         """Say at intervals that this process lives, until `end`; also while a look at a large volume takes long."""
-        self._repeat("pulse", lambda: self._host.records.is_alive(self._host.process_name), _ALIVE_SECONDS)
+        here, host_name = self._host, self._host.name if self._fetches else None
+        self._repeat(
+            "pulse", lambda: here.records.is_alive(here.process_name, fetches_on=host_name), _ALIVE_SECONDS
+        )
 
     def _repeat(self, what: str, act: Callable[[], None], seconds: float) -> None:
         is_over = False
@@ -220,9 +234,9 @@ def _look_at(here: Host, job_id: str, state: JobState | None, names: Collection[
 
 
 @worker_ready.connect
-def begin(**_: object) -> None:
-    """Sweep from now on, until the process ends."""
-    sweep = Sweep(host())
+def begin(sender: Any, **_: object) -> None:
+    """Sweep from now on, until the process ends; `sender` is Celery's consumer."""
+    sweep = Sweep(host(), fetches=CHUNKS_QUEUE in sender.app.amqp.queues.consume_from)
     worker_shutting_down.connect(lambda **_: sweep.end(), weak=False)
     worker_shutdown.connect(lambda **_: sweep.tell_end(), weak=False)
     for run in (sweep.live, sweep.run):

@@ -1,4 +1,7 @@
-"""Who yields: of the attempts of one process the one that ends, so that a job without any connection gets one."""
+"""Who yields: of the attempts of one process the one that ends, so that a job without any connection gets one.
+
+Or a host, where this one has more of an origin's connections than that.
+"""
 
 from __future__ import annotations
 
@@ -56,3 +59,16 @@ def who_yields(held: Iterable[Held]) -> tuple[Held, Starving] | None:
         ),
         default=None,
     )
+
+
+def who_yields_to_a_host(held: Iterable[Held]) -> tuple[Held, str] | None:
+    """The attempt that ends, and the host for which it does; None if none is in need that one of these could help.
+
+    It is one of the job that has the most connections, which keeps one at least.
+    """
+    found = [
+        (each, each.standing.host_in_need)
+        for each in held
+        if each.standing.host_in_need is not None and each.standing.connections_count > 1
+    ]
+    return max(found, key=lambda pair: pair[0].standing.connections_count, default=None)

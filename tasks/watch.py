@@ -23,7 +23,7 @@ from tasks.jobs import FETCHING_STATES
 from tasks.records import LEASE_SECONDS, Progress, Records, RedisError, Standing
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason, uptime_seconds
 from tasks.transfer.errors import JobTimedOut, TooSlow
-from tasks.turns import LEAST_TURN_SECONDS, Held, who_yields
+from tasks.turns import LEAST_TURN_SECONDS, Held, who_yields, who_yields_to_a_host
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.5
+#: Where a job comes to its end it looks so many times as often: others take over from those who hear of it soon.
+_ENDING_TICKS = 2
 #: Leases count from the second in which they were renewed: up to one less.
 _MOST_STILL_SECONDS = LEASE_SECONDS - 1
 #: A connection that has brought nothing for so long is slow; before that it may be far away.
@@ -102,6 +104,7 @@ class Watch:
         self._is_running = False
         self.is_draining = False  #: this worker goes away
         self._redis_is_away = False
+        self._a_job_ends = False
 
     def new_attempt(self, name: str) -> Attempt:
         """An attempt that ends if this process stands still for longer than a lease lasts."""
@@ -213,7 +216,7 @@ class Watch:
 
     def _run(self, tick_seconds: float) -> None:
         while True:
-            time.sleep(tick_seconds)
+            time.sleep(tick_seconds / _ENDING_TICKS if self._a_job_ends else tick_seconds)
             try:
                 self.tick()
             except Exception:
@@ -260,6 +263,7 @@ class Watch:
             self._records.goes_on(at_work)
         reports = {each.attempt.name: each.progress() for each in watched}
         standings = self._records.report(reports.values()) if reports else {}
+        self._a_job_ends = any(standing.is_ending for standing in standings.values())
         for each in watched:
             report = reports[each.attempt.name]
             standing = standings[report.holder]
@@ -272,25 +276,28 @@ class Watch:
         for one in guarded:
             if one.job_id is not None and states[one.job_id] not in one.states:
                 one.attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
-        self._yield_to_starving(
-            [
-                Held(each.attempt, reports[each.attempt.name], standings[reports[each.attempt.name].holder])
-                for each in watched
-                if each.may_yield and now - each.began_seconds >= LEAST_TURN_SECONDS
-            ]
-        )
+        held = [
+            Held(each.attempt, reports[each.attempt.name], standings[reports[each.attempt.name].holder])
+            for each in watched
+            if each.may_yield and now - each.began_seconds >= LEAST_TURN_SECONDS
+        ]
+        if not self._yield_to_starving(held):
+            self._yield_to_a_host(held)
 
-    def _yield_to_starving(self, held: list[Held]) -> None:
-        """End one attempt if a job starves that nobody has yielded to in the last moment."""
+    def _yield_to_starving(self, held: list[Held]) -> bool:
+        """End one attempt if a job starves that nobody has yielded to in the last moment; whether one does."""
         chosen = who_yields(held)
-        try:
-            if chosen is None or not self._records.claim_turn(chosen[1]):
-                return
-        except RedisError:
-            return  # the next report says so
-        each, starving = chosen
-        logger.info("yielded job=%s span=%s to=%s", each.report.job_id, each.report.span, starving.job_id)
-        each.attempt.stop(AttemptStopped(StopReason.SLICE))
+        if chosen is not None:
+            each, starving = chosen
+            _yield(each, f"job {starving.job_id}", lambda: self._records.claim_turn(starving))
+        return chosen is not None
+
+    def _yield_to_a_host(self, held: list[Held]) -> None:
+        """End one attempt if a host is in need that nobody has yielded to in the last moment."""
+        chosen = who_yields_to_a_host(held)
+        if chosen is not None:
+            each, host = chosen
+            _yield(each, f"host {host}", lambda: self._records.claim_host_turn(each.report.origin, host))
 
     def _check_speed(self, each: _Watched, now: float) -> None:
         # Whom we hold back ourselves is not slow.
@@ -303,6 +310,17 @@ class Watch:
         each.window_held_seconds = held_seconds
         if came_bytes < self._low_speed.bytes_per_second * seconds:
             each.attempt.stop(TooSlow(came_bytes, seconds))
+
+
+def _yield(each: Held, to: str, claim: Callable[[], bool]) -> None:
+    """End an attempt as at the end of its time slice, if nobody else does so for the same."""
+    try:
+        is_claimed = claim()
+    except RedisError:
+        return  # the next report says so
+    if is_claimed:
+        logger.info("yielded job=%s span=%s to=%s", each.report.job_id, each.report.span, to)
+        each.attempt.stop(AttemptStopped(StopReason.SLICE))
 
 
 def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:

@@ -56,7 +56,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--connections",
     metavar="N",
     type=click.IntRange(1, 1024),
-    help="At most so many connections to the origin, over all workers and jobs (default: the workers' setting, 16).",
+    help="At most so many connections to the origin, over all workers and jobs (default: the workers' setting).",
 )
 @click.option(
     "--limit-rate",

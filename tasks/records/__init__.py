@@ -13,12 +13,13 @@ Keys, behind the prefix:
     sweep:looked            set for as long as it is known how jobs stood when somebody looked last
     names                   set: what manifests call this cluster; more than one after Redis was emptied
     workers                 sorted set: worker processes by the time until which they are believed to live
+    hosts                   sorted set: the same of hosts that fetch chunks
     job:<id>                hash: the record's fields, ``at:<state>`` times, the sealed request
     job:<id>:bytes          hash: span -> bytes done; a repeated report changes nothing
     job:<id>:done           set: numbers of chunks that have a receipt
     job:<id>:shares         hash: span -> who brought how much, as JSON
     job:<id>:stops          hash: span -> where it ends in its chunk, if somebody took over what follows
-    job:<id>:help           set while somebody looks for something to take over, or will in a moment
+    job:<id>:help           sorted set: hosts that look for something to take over, or will in a moment, by until when
     job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it;
                             @<time>: nobody, as somebody failed with it, and until then none but its message tries
     job:<id>:deaths         hash: span -> how many workers died at it one after the other, and how many bytes were done
@@ -26,9 +27,15 @@ Keys, behind the prefix:
                             connections, and until when that stands
     host:<name>:rates       hash: the same of a host's rate
     job:<id>:leases         sorted set: <host>/<attempt> by the time at which the lease ends
+    heard                   since when attempts were reported without a break
     origin:<origin>:leases  sorted set: the same over all jobs of one origin
     origin:<origin>:wait    set while the origin has asked everybody to wait
-    origin:<origin>:allowed hash: how many connections an origin was seen to allow, and when one more may be tried
+    origin:<origin>:allowed hash: how many connections an origin was seen to allow, to each host or to all together,
+                            what each host that was refused one more was left with, and when one more may be tried
+    origin:<origin>:aside   hash: host that could not reach it, or was refused its only connection -> until when it is
+                            not tried from there again, and how long that is
+    origin:<origin>:wanting, :wanted  sorted sets: hosts that want a connection, by since when, and by until when
+    origin:<origin>:turn:<host>  set while somebody yields to that host
     origin:<origin>:starving  sorted set: jobs that were refused a connection and have none, by priority and since when
     origin:<origin>:asked   sorted set: the same by when they asked last
     origin:<origin>:refused<rank>  set while a job of this priority was just refused a connection

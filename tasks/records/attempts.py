@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tasks.records.progress import Progress
     from tasks.records.turns import Starving
 
+#: Nobody has reported for so long: Redis was away, or nothing was fetched.
+_BREAK_MILLISECONDS = 2000
+
 # An attempt has its lease again if that has vanished, or if Redis was away when it asked; unless another is at its span
 # by now.
 _REPORTED = (
@@ -24,7 +27,8 @@ _REPORTED = (
     + """
 local job, bytes, speeds, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, speed, seconds, kept = unpack(ARGV)
-local now = redis.call('TIME')[1] + 0
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
 if who and who ~= holder and not redis.call('ZSCORE', job_leases, holder)
   and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now then
@@ -88,13 +92,17 @@ class Standing:
     connections_count: int = 0  #: of the job, over all workers
     starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
     limit_rate: str | None = None  #: bytes a second over all workers, or a timetable of them; None: any
+    is_ending: bool = False  #: others have begun to look for what they could take over of the job
+    host_in_need: str | None = (
+        None  #: it wants one to this origin, and has two less than this host, or yet less
+    )
 
 
 class Attempts(Leases):
     """Reports of attempts."""
 
     def report(self, reports: Iterable[Progress]) -> dict[str, Standing]:
-        """Store the progress of attempts and renew their leases; how each stands, by its holder.
+        """Store the progress of one host's attempts and renew their leases; how each stands, by its holder.
 
         None of them may end before this returns: a lease that was given back would come to life again.
         """
@@ -105,30 +113,41 @@ class Attempts(Leases):
             for job_id in job_ids:
                 pipe.hmget(self.key(job_id), "state", "generation", "ends_at", "limit_rate")
                 pipe.zcard(self.key(job_id, "leases"))
+                pipe.exists(self.key(job_id, "help"))
             for report in reports:
                 pipe.hget(self.key(report.job_id, "stops"), str(report.span))
                 pipe.sismember(self.key(report.job_id, "done"), report.span.number if report.span else -1)
             seconds, *answers = pipe.execute()
-            of_jobs, spans = answers[: 2 * len(job_ids)], answers[2 * len(job_ids) :]
-            jobs = dict(zip(job_ids, zip(of_jobs[::2], of_jobs[1::2], strict=True), strict=True))
+            of_jobs, spans = answers[: 3 * len(job_ids)], answers[3 * len(job_ids) :]
+            jobs = dict(
+                zip(job_ids, zip(of_jobs[::3], of_jobs[1::3], of_jobs[2::3], strict=True), strict=True)
+            )
             now = seconds[0] + seconds[1] / 1e6
+            pipe.set(self.heard_key, seconds[0], nx=True, px=_BREAK_MILLISECONDS)
+            pipe.pexpire(self.heard_key, _BREAK_MILLISECONDS)
             for report in reports:
                 self._store(report, pipe)
             origins = list(dict.fromkeys(report.origin for report in reports))
+            if reports:
+                self.ask_hosts_in_need(pipe, reports[0].holder.partition("/")[0], origins)
             self.ask_starving(pipe, origins, now)
-            starving = self.read_starving(pipe.execute(), origins, now)
+            answers = pipe.execute()[2 + len(reports) :]
+            in_need = dict(zip(origins, answers, strict=False))
+            starving = self.read_starving(answers, origins, now)
         standings = {}
         for report, stop, is_done in zip(reports, spans[::2], spans[1::2], strict=True):
-            (state, generation, ends_at, limit_rate), connections_count = jobs[report.job_id]
+            (state, generation, ends_at, limit_rate), connections_count, is_ending = jobs[report.job_id]
             standings[report.holder] = Standing(
                 state=as_state(state),
                 generation=as_count(generation) or 0,
                 is_overdue=seconds[0] >= as_time(ends_at),
                 stop=as_count(stop),
+                is_ending=bool(is_ending),
                 is_done=bool(is_done),
                 connections_count=connections_count,
                 starving=starving[report.origin],
                 limit_rate=as_rate(limit_rate),
+                host_in_need=in_need[report.origin],
             )
         return standings
 

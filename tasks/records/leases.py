@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.records.deaths import DIED
+from tasks.records.hosts import BY_HOST, WANTS_ONE
+from tasks.records.limits import ALLOWED, Limits
 from tasks.records.reading import as_count, as_state
 from tasks.records.turns import EXPECTED, STARVING, Turns
 
@@ -18,27 +20,25 @@ LEASE_SECONDS = 10.0
 #: A job's leases are forgotten this long after the last of them was renewed.
 LEASES_KEPT_SECONDS = 60
 
-#: How long it is remembered how many connections an origin allows; asked for or refused ones renew it.
-_SEEN_LIMIT_SECONDS = 300
-
-#: One more than was seen to be allowed is tried after the first, and after twice as long each time that it is refused.
-_LEAST_PAUSE_SECONDS = 0.5
-
-_MOST_PAUSE_SECONDS = 60
-
 #: Where a job was refused a connection, those of lower priority get none for so long.
 _REFUSED_MILLISECONDS = 1500
+
+#: What the script answers where a connection is kept for another host.
+_FOR_ANOTHER_HOST = 2
 
 # Redis's own clock: hosts' clocks differ, and a lease must end at one time for all.
 _ACQUIRE = (
     STARVING
     + DIED
     + EXPECTED
+    + BY_HOST
+    + WANTS_ONE
+    + ALLOWED
     + """
 local job, job_leases, done, origin_leases, wait, allowed, bytes, speeds, stops, deaths = unpack(KEYS)
-local waiting, since, asked, refused, turns = unpack(KEYS, 11)
-local holder, origin_limit, job_limit, seconds, kept, pause_least, remembered, span, length = unpack(ARGV)
-local job_id, rank, refused_milliseconds = unpack(ARGV, 10)
+local waiting, since, asked, refused, turns, hosts, wanting, wanted, aside = unpack(KEYS, 11)
+local holder, origin_limit, job_limit, seconds, kept, span, length = unpack(ARGV)
+local job_id, rank, refused_milliseconds, each_host, has_reached = unpack(ARGV, 8)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local fields = redis.call('HMGET', job, 'state', 'ends_at')
@@ -56,41 +56,52 @@ if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
   wait = math.floor(math.max(50, math.min(wait, 1000)))
   return {state, 0, wait, redis.call('SCARD', done), 0, false, 1, 0, 0}
 end
+if each_host ~= '' then
+  origin_limit = math.max(origin_limit, each_host * redis.call('ZCOUNT', hosts, now, '+inf'))
+end
+job_limit = tonumber(job_limit) or tonumber(origin_limit)
 local taken, mine = redis.call('ZCARD', origin_leases), redis.call('ZCARD', job_leases)
+local me, counts = host_of(holder), nil
+local function count_of(host)
+  counts = counts or by_host(origin_leases, now)
+  return counts[host] or 0
+end
 local first = starving(since, asked, now)
-local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
-local function refuse()
+local function later(others) return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others} end
+local function refuse(all_are_taken)
   -- Who only looks for something has none of its own to fetch.
   if span ~= '' then
     redis.call('SET', refused .. rank, job_id, 'PX', refused_milliseconds)
     if mine == 0 then starves(since, asked, job_id, rank, now) end
   end
-  local others = (first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0
-  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, others}
+  if all_are_taken and (span ~= '' or count_of(me) == 0) then is_refused_one(hosts, wanting, wanted, me, now) end
+  return later((first and first ~= job_id or redis.call('ZCARD', waiting) > 0) and 1 or 0)
 end
 -- A job of a low rate has as many as it has use for: it starves of nothing, and nobody has to make room for it.
-if mine >= tonumber(job_limit) and taken < tonumber(origin_limit) then
-  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, 1}
-end
-if taken >= tonumber(origin_limit) or mine >= tonumber(job_limit) then return refuse() end
+if mine >= job_limit and taken < tonumber(origin_limit) then return later(1) end
+if taken >= tonumber(origin_limit) or mine >= job_limit then return refuse(true) end
 for higher = 0, rank - 1 do
-  if redis.call('EXISTS', refused .. higher) == 1 then return refuse() end
+  if redis.call('EXISTS', refused .. higher) == 1 then return refuse(false) end
 end
+local was_aside = redis.call('HGET', aside, me)
+if was_aside and has_reached == '1' then redis.call('HDEL', aside, me) end
+local aside_until = was_aside and has_reached ~= '1' and tonumber(string.match(was_aside, '^%S+')) or 0
+if aside_until > 0 and taken > count_of(me) and (count_of(me) > 0 or now < aside_until) then return later(1) end
+local here, over_all, seen = allowed_more(allowed, me, taken, count_of, now)
 -- The last ones that are free are kept for those that have none.
-local free = math.min(origin_limit, tonumber(seen[1] or origin_limit)) - taken
-if mine > 0 and first and first ~= job_id and free <= starving_count(since, rank, now) then return refuse() end
+local free = math.min(origin_limit - taken, here, over_all)
+if mine > 0 and first and first ~= job_id and free <= starving_count(since, rank, now) then return refuse(false) end
 -- A slot that was yielded is not for those that had found no connection before: they are in the worker already, and
 -- would be begun before what waits in the lists.
-if mine > 0 and is_expected(waiting, turns, tonumber(rank), now) then
-  return {state, 0, 0, redis.call('SCARD', done), 0, false, 0, 0, 1}
-end
-if seen[1] and taken >= tonumber(seen[1]) then
+if mine > 0 and is_expected(waiting, turns, tonumber(rank), now) then return later(1) end
+local others = mine > 0 and others_that_want(wanted, me, now) or {}
+if #others > 0 and count_of(me) > 0 and another_has_fewer(others, counts, counts[me]) then return later(2) end
+if here <= 0 or over_all <= 0 then
   -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
-  if span == '' or now < seen[2] + seen[3] then return refuse() end
-  local pause = tonumber(seen[3])
-  if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
-  redis.call('HSET', allowed, 'count', taken + 1, 'at', now, 'pause', pause, 'tried', 1)
-  redis.call('EXPIRE', allowed, remembered)
+  -- A host that has none, and was never refused its only one, may be one of those that each have a limit of their own.
+  local is_first = here > 0 and not was_aside and count_of(me) == 0
+  if span == '' or (now < seen[2] + seen[3] and not is_first) then return refuse(here > 0) end
+  try_one_more(allowed, me, taken, count_of, here, over_all, seen, now)
 end
 for _, leases in ipairs({job_leases, origin_leases}) do
   redis.call('ZADD', leases, now + seconds, holder)
@@ -109,40 +120,6 @@ return {state, 1, 0, 0, 0, redis.call('HGET', stops, span), 0, deaths_count, 0}
 )
 
 
-# A refusal among other connections that stand: as many as those are is what the origin allows, for now. Of a fleet that
-# was refused together each takes its own lease back first, so that the last one counts those that are being served.
-_REFUSED = """
-local job_leases, origin_leases, allowed = unpack(KEYS)
-local holder, pause_least, pause_most, remembered = unpack(ARGV)
-local time = redis.call('TIME')
-local now = time[1] + time[2] / 1000000
-redis.call('ZREM', job_leases, holder)
-redis.call('ZREM', origin_leases, holder)
-redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
-local others = redis.call('ZCARD', origin_leases)
-if others == 0 then return 0 end
-local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
--- Not for long, if it was not one too many that was tried: an origin may take a connection that has just ended for one
--- that stands.
-local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(pause_least)
-if seen[3] == '1' then
-  -- Back to what went well: of those, some may have ended since.
-  count, pause = math.max(1, seen[1] - 1), math.min(seen[2] * 2, tonumber(pause_most))
-end
-redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
-redis.call('EXPIRE', allowed, remembered)
-return 1
-"""
-
-# In one step: who was asked to wait for less must not shorten what another was asked just now.
-_COOL_DOWN = """
-local milliseconds = tonumber(ARGV[1])
-if milliseconds > 0 and redis.call('PTTL', KEYS[1]) < milliseconds then
-  redis.call('SET', KEYS[1], 1, 'PX', milliseconds)
-end
-"""
-
-
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The answer to an attempt that asks for a connection."""
@@ -156,13 +133,26 @@ class Lease:
     stop: int | None = None  #: where the span ends in its chunk, if another worker took over what follows
     deaths_count: int = 0  #: workers that died at the span one after the other, without a new byte
     others_starve: bool = False  #: nobody should hold a slot only to wait for a connection
+    is_for_another_host: bool = False  #: one is free, and kept for a host that has fewer and wants one
 
 
-class Leases(Turns):
+class Leases(Limits, Turns):
     """Who may open a connection to an origin."""
 
+    @property
+    def heard_key(self) -> str:
+        """The key that says since when workers have reported without a break."""
+        return f"{self.prefix}heard"
+
     def acquire(
-        self, progress: Progress, *, origin_limit: int, job_limit: int, length_bytes: int | None
+        self,
+        progress: Progress,
+        *,
+        origin_limit: int,
+        job_limit: int | None = None,
+        each_host: int | None = None,
+        length_bytes: int | None,
+        has_reached: bool = False,
     ) -> Lease:
         """Ask for a lease on one of an origin's connections; there is none for a span that is being fetched already.
 
@@ -171,8 +161,10 @@ class Leases(Turns):
         Args:
             progress: of the attempt that asks.
             origin_limit: how many leases there are for the origin, over all jobs and workers.
-            job_limit: how many of them the job may have.
+            job_limit: how many of them the job may have; None: all.
+            each_host: there are at least so many for each host that fetches; None: the limit is what it is.
             length_bytes: of the span; tells how soon another one will be done with it.
+            has_reached: bytes of the origin have come to this process of late.
         """
         keys = [
             self.key(progress.job_id),
@@ -189,20 +181,23 @@ class Leases(Turns):
             *self.starving_keys(progress.origin),
             self.origin_key(progress.origin, "refused"),
             self.turns_key,
+            self.hosts_key,
+            *self.wanting_keys(progress.origin),
+            self.origin_key(progress.origin, "aside"),
         ]
         args: list[str | float] = [
             progress.holder,
             origin_limit,
-            job_limit,
+            "" if job_limit is None else job_limit,
             int(LEASE_SECONDS),
             LEASES_KEPT_SECONDS,
-            _LEAST_PAUSE_SECONDS,
-            _SEEN_LIMIT_SECONDS,
             "" if progress.span is None else str(progress.span),
             length_bytes or 0,
             progress.job_id,
             progress.rank,
             _REFUSED_MILLISECONDS,
+            "" if each_host is None else each_host,
+            int(has_reached),
         ]
         answer = self.run(_ACQUIRE, keys=keys, args=args)
         state, given, milliseconds, done_count, overdue, stop, held, deaths_count, others = answer
@@ -216,25 +211,5 @@ class Leases(Turns):
             stop=as_count(stop),
             deaths_count=deaths_count,
             others_starve=bool(others),
+            is_for_another_host=others == _FOR_ANOTHER_HOST,
         )
-
-    def refused(self, progress: Progress) -> bool:
-        """Take note that an origin refused a connection, and give its lease back.
-
-        Returns:
-            Whether others stood at that moment: then the origin allows only so many, and no more are tried for
-            a while. False: the refusal is the origin's own trouble.
-        """
-        keys = [*self.leases_of(progress), self.origin_key(progress.origin, "allowed")]
-        args: list[str | float] = [
-            progress.holder, _LEAST_PAUSE_SECONDS, _MOST_PAUSE_SECONDS, _SEEN_LIMIT_SECONDS
-        ]  # fmt: skip
-        return bool(self.run(_REFUSED, keys=keys, args=args))
-
-    def cool_down(self, origin: str, seconds: float) -> None:
-        """Have everybody wait before the next connection to an origin, as it has asked for."""
-        self.run(_COOL_DOWN, keys=[self.origin_key(origin, "wait")], args=[int(seconds * 1000)])
-
-    def leases_of(self, progress: Progress) -> tuple[str, str]:
-        """The keys of the leases that an attempt's is among: of its job, and of its origin."""
-        return self.key(progress.job_id, "leases"), self.origin_key(progress.origin, "leases")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.records.client import Client
+from tasks.records.hosts import Hosts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,8 @@ _ALIVE = """
 local now = redis.call('TIME')[1] + 0
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
+if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[4]) end
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
 """
 
 
@@ -32,7 +34,7 @@ return name
 """
 
 
-class Members(Client):
+class Members(Hosts):
     """A cluster's names, and its workers."""
 
     def join(self, name: str) -> str:
@@ -56,9 +58,15 @@ class Members(Client):
         with self.translated():
             return set(self._redis.smembers(f"{self.prefix}names"))
 
-    def is_alive(self, worker: str) -> None:
-        """Say that a worker process lives; to be said again within `_ALIVE_SECONDS`."""
-        self.run(_ALIVE, keys=[f"{self.prefix}workers"], args=[worker, _ALIVE_SECONDS, _DEATH_COUNTS_SECONDS])
+    def is_alive(self, worker: str, *, fetches_on: str | None = None) -> None:
+        """Say that a worker process lives; to be said again within `_ALIVE_SECONDS`.
+
+        Args:
+            worker: its name.
+            fetches_on: the host whose chunks it fetches; None: it fetches none.
+        """
+        args: list[str | float] = [worker, _ALIVE_SECONDS, _DEATH_COUNTS_SECONDS, fetches_on or ""]
+        self.run(_ALIVE, keys=[f"{self.prefix}workers", self.hosts_key], args=args)
 
     def has_ended(self, worker: str) -> None:
         """Say that a worker process ends in order, and gave back what it had."""

@@ -1,4 +1,4 @@
-"""Who takes over from whom, when all chunks of a job were begun."""
+"""What follows a span: the next chunk that nobody has begun, or what another is slow with, or has left."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from tasks.records.deaths import DIED
 from tasks.records.late import GO_WITH
-from tasks.records.leases import Leases
+from tasks.records.leases import LEASE_SECONDS, Leases
 from tasks.records.turns import WAITS
+from tasks.records.unbegun import UNBEGUN
 from tasks.transfer.manifest import Span
 
 if TYPE_CHECKING:
@@ -18,32 +19,77 @@ if TYPE_CHECKING:
     from tasks.records.progress import Progress
 
 #: What would be done this soon is left to who is at it.
-_LEAST_LEFT_SECONDS = 1.5
+_LEAST_LEFT_SECONDS = 1.0
 #: A span is cut where the one at it is not before this: it hears of the cut at its next report.
-_HEARS_SECONDS = 1.0
+_HEARS_SECONDS = 0.7
+#: What one who is several times as quick would bring in less than the first, and who is at it not within the second, is
+#: fetched a second time: cut, it would be waited for until who is at it hears of it, at least.
+_RACE_SECONDS, _RACE_WON_SECONDS, _RACE_TIMES = 0.4, 0.6, 4
+#: Who is so many times as slow takes nothing from a quicker one: that one becomes quicker still when others on its
+#: host are done, and would have to wait.
+_SLOWER_TIMES = 2
+#: Who has reported nothing for so long has died, as a rule, or is cut off: what it is at is fetched a second time,
+#: if nothing else is left.
+_SILENT_SECONDS = 3
 #: Spans begin at multiples of this in their chunk: filesystems clone whole blocks only.
 _STEP_BYTES = 64 * 1024
-#: After this nobody is taken to be looking for something to take over, and another one may.
+#: After this a host is not taken to be looking for something to take over, and another one of it may.
 _HELP_SECONDS = 5
 
-# When all chunks were begun, who is done takes over from the one that would take longest: all of what nobody is at, or
+# In a script: have a host send somebody to look for what could be taken over; false if it has of late.
+CLAIMS_HELP = """
+local function claims_help(help, host, now, kept)
+  if tonumber(redis.call('ZSCORE', help, host) or 0) > now then return false end
+  redis.call('ZADD', help, now + kept, host)
+  redis.call('EXPIRE', help, kept)
+  return true
+end
+"""
+
+_CLAIM_HELP = (
+    CLAIMS_HELP + "return claims_help(KEYS[1], ARGV[1], redis.call('TIME')[1] + 0, ARGV[2] + 0) and 1 or 0"
+)
+
+# Who is done goes on with the next chunk, where nobody else could make use of its connection. When all chunks were
+# begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
 _SPAN_DONE = (
-    GO_WITH
+    CLAIMS_HELP
+    + GO_WITH
     + WAITS
     + DIED
+    + UNBEGUN
     + """
-local bytes, shares, done, stops, speeds, help, deaths, job, wait, job_leases, origin_leases, waiting = unpack(KEYS)
+local bytes, shares, done, stops, speeds, help, deaths, job, wait, heard, job_leases, origin_leases = unpack(KEYS)
+local waiting, of_turns, lists = KEYS[13], {unpack(KEYS, 13, 18)}, {unpack(KEYS, 19)}
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
-local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank = unpack(ARGV, 7)
-chunks = tonumber(chunks)
-local now = redis.call('TIME')[1] + 0
-local state, newest, ends_at, all = unpack(redis.call('HMGET', job, 'state', 'generation', 'ends_at', 'chunks_count'))
+local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank, seconds_of_lease, silent = unpack(ARGV, 7)
+local race, race_won, race_times, slower = unpack(ARGV, 19)
+chunks, rank = tonumber(chunks), tonumber(rank)
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
+local state, newest, ends_at, all, took_over = unpack(
+  redis.call('HMGET', job, 'state', 'generation', 'ends_at', 'chunks_count', 'took_over'))
 local is_fenced = tonumber(newest or 0) > tonumber(generation)
+local function length_of(number) return math.min(chunk_size, size - number * chunk_size) end
+local function unbegun()
+  if is_wanted_by_others(holder, rank, now, job_leases, origin_leases, of_turns, lists) then return nil end
+  local number = first_unbegun(bytes, chunks)
+  return number and {span = number, number = number, start = 0, stop = length_of(number)}
+end
+-- Who could not report because Redis was away is not silent.
+local hears_since = tonumber(redis.call('GET', heard) or now)
+local function is_silent(who, ends)
+  return who ~= holder and string.sub(who, 1, 1) ~= '@' and now - (ends - seconds_of_lease) >= tonumber(silent)
+    and now - hears_since >= tonumber(silent)
+end
 local function best()
-  if chunks == 0 or redis.call('HLEN', bytes) < chunks then return nil, false end
-  if is_fenced or state ~= 'fetching' or now >= (tonumber(ends_at) or math.huge) then return nil, false end
-  if redis.call('EXISTS', wait) == 1 then return nil, true end
+  if chunks == 0 or is_fenced or state ~= 'fetching' or now >= (tonumber(ends_at) or math.huge) then
+    return nil, false
+  end
+  local may_be_tail = redis.call('HLEN', bytes) >= chunks
+  if redis.call('EXISTS', wait) == 1 then return nil, may_be_tail end
+  if not may_be_tail then return unbegun(), false end
   local all, begun, count, is_done = redis.call('HGETALL', bytes), {}, 0, {}
   for _, number in ipairs(redis.call('SMEMBERS', done)) do is_done[number] = true end
   local found
@@ -52,8 +98,7 @@ local function best()
     if not begun[number] then begun[number] = true; count = count + 1 end
     if not is_done[number] then
       start = tonumber(start) or 0
-      local stop = tonumber(redis.call('HGET', stops, all[index])
-        or math.min(chunk_size, size - number * chunk_size))
+      local stop = tonumber(redis.call('HGET', stops, all[index]) or length_of(number))
       local at = start + tonumber(all[index + 1])
       local speed, who = string.match(redis.call('HGET', speeds, all[index]) or '', '^(%S+) (.*)$')
       local ends = 0
@@ -62,12 +107,20 @@ local function best()
       if at < stop and ends <= now then
         -- Nobody is at it, and has not been for a while: its worker died, or its message waits long.
         found = {span = all[index], number = number, start = start, stop = stop, seconds = math.huge}
+      elseif at < stop and is_silent(who, ends) and (found and found.seconds or 0) < math.huge then
+        found = {span = all[index], number = number, start = start, stop = stop, seconds = 2 ^ 53}
       elseif at < stop and speed >= 0 then
         local seconds = (stop - at) / math.max(speed, 1)
         local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
         local cut = stop - (stop - at) * my_speed / (my_speed + speed)
-        cut = math.ceil(math.max(cut, at + speed * hears) / step) * step
-        if seconds > tonumber(least) and seconds > (found and found.seconds or 0) then
+        local report_age = math.max(0, now - (ends - seconds_of_lease))
+        cut = math.ceil(math.max(cut, at + speed * (report_age + hears)) / step) * step
+        local is_race = my_speed >= speed * race_times and (stop - at) / my_speed < tonumber(race)
+          and seconds > tonumber(race_won)
+        local is_longest = seconds > (found and found.seconds or 0)
+        if is_race and is_longest then
+          found = {span = all[index], number = number, start = start, stop = stop, seconds = seconds}
+        elseif is_longest and seconds > tonumber(least) and my_speed * slower >= speed then
           if cut > at and cut < stop then
             found = {number = number, start = cut, stop = stop, seconds = seconds, from = all[index]}
           elseif speed == 0 or stop - at < 2 * step then
@@ -78,7 +131,8 @@ local function best()
       end
     end
   end
-  return count >= chunks and found or nil, count >= chunks
+  if count < chunks then return unbegun(), false end
+  return found, true
 end
 if span ~= '' and not is_fenced then
   redis.call('HSET', bytes, span, done_bytes)
@@ -90,6 +144,7 @@ if span ~= '' and not is_fenced then
 end
 local found, is_tail = best()
 local count = redis.call('SCARD', done)
+local is_late = took_over and all and count >= tonumber(all) and 1 or 0
 if not found then
   redis.call('ZREM', job_leases, holder)
   redis.call('ZREM', origin_leases, holder)
@@ -97,17 +152,19 @@ if not found then
     and redis.call('HLEN', bytes) < tonumber(all or 0) then
     waits(waiting, job_id, rank, redis.call('TIME')[1])
   end
-  local helps = is_tail and count < chunks and redis.call('SET', help, 1, 'NX', 'EX', kept)
-  return {count, helps and 1 or 0, 0}
+  local helps = is_tail and count < chunks and claims_help(help, host_of(holder), now, kept)
+  return {count, helps and 1 or 0, is_late, 0}
 end
 if found.from then
   found.span = string.format('%d+%d', found.number, found.start)
   redis.call('HSET', stops, found.from, found.start, found.span, found.stop)
   redis.call('HSET', bytes, found.span, 0)
 end
+redis.call('HSETNX', bytes, found.span, 0)
+if not took_over then redis.call('HSET', job, 'took_over', 1) end
 local deaths_count = found.from and 0 or died(deaths, bytes, speeds, job_leases, found.span, now)
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
-return {count, 0, deaths_count, tonumber(found.number), found.start, found.stop}
+return {count, 0, is_late, deaths_count, tonumber(found.number), found.start, found.stop}
 """
 )
 
@@ -119,7 +176,11 @@ class Next:
     span: Span | None  #: to go on with, under the same lease
     chunks_done: int = 0  #: of the job
     deaths_count: int = 0  #: workers that died at that span one after the other, without a new byte
-    is_to_help: bool = False  #: others are not done, and nobody but this one will look for what to take over
+    is_to_help: bool = (
+        False  #: others are not done, and of this host nobody else will look for what to take over
+    )
+    #: All chunks are done, but not all by who had their message: these come later, or were with a worker that died.
+    merge_is_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +219,14 @@ class TakeOvers(Leases):
         keys = [
             *(self.key(progress.job_id, kind) for kind in kinds),
             self.origin_key(progress.origin, "wait"),
+            self.heard_key,
             *self.leases_of(progress),
             self.waiting_key,
+            *self.starving_keys(progress.origin),
+            self.origin_key(progress.origin, "refused"),
+            self.wanting_keys(progress.origin)[1],
+            self.origin_key(progress.origin, "allowed"),
+            *self.chunk_lists(progress.rank),
         ]
         args: list[str | float] = [
             progress.holder,
@@ -178,16 +245,28 @@ class TakeOvers(Leases):
             _HELP_SECONDS,
             progress.job_id,
             progress.rank,
+            int(LEASE_SECONDS),
+            _SILENT_SECONDS,
+            _RACE_SECONDS,
+            _RACE_WON_SECONDS,
+            _RACE_TIMES,
+            _SLOWER_TIMES,
         ]
-        chunks_done, is_to_help, deaths_count, *found = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
-        return Next(Span(*found) if found else None, chunks_done, deaths_count, bool(is_to_help))
+        answer = map(int, self.run(_SPAN_DONE, keys=keys, args=args))
+        chunks_done, is_to_help, is_late, deaths_count, *found = answer
+        return Next(
+            Span(*found) if found else None, chunks_done, deaths_count, bool(is_to_help), bool(is_late)
+        )
 
-    def claim_help(self, job_id: str) -> bool:
-        """Have the caller be the one who looks for something to take over of a job; False if somebody does."""
-        with self.translated():
-            return bool(self._redis.set(self.key(job_id, "help"), 1, nx=True, ex=_HELP_SECONDS))
+    def claim_help(self, job_id: str, host: str) -> bool:
+        """Have a host look for something to take over of a job; False if it does."""
+        return bool(self.run(_CLAIM_HELP, keys=[self.key(job_id, "help")], args=[host, _HELP_SECONDS]))
 
-    def helps_on(self, job_id: str) -> None:
-        """Say that somebody goes on looking for something to take over of a job."""
-        with self.translated():
-            self._redis.set(self.key(job_id, "help"), 1, ex=_HELP_SECONDS)
+    def helps_on(self, job_id: str, host: str) -> None:
+        """Say that a host goes on looking for something to take over of a job."""
+        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            (seconds, _), *_ = pipe.execute()
+            pipe.zadd(self.key(job_id, "help"), {host: seconds + _HELP_SECONDS})
+            pipe.expire(self.key(job_id, "help"), _HELP_SECONDS)
+            pipe.execute()

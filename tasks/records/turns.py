@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.records.client import Client
+from tasks.records.hosts import WANTS_ONE, Hosts
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES, list_key
 
 if TYPE_CHECKING:
@@ -76,17 +76,20 @@ local function is_expected(waiting, turns, rank, now)
 end
 """
 
-# From now on the job waits for a slot, and, if it has no connection, for that too.
+# From now on the job waits for a slot, and, if it has no connection, for that too; and each host may have something to
+# fetch in a moment.
 _SENT = (
     STARVING
     + WAITS
+    + WANTS_ONE
     + """
-local waiting, job_leases, since, asked = unpack(KEYS)
+local waiting, job_leases, since, asked, hosts, wanting, wanted = unpack(KEYS)
 local job_id, rank = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 waits(waiting, job_id, rank, now)
 if redis.call('ZCARD', job_leases) == 0 then starves(since, asked, job_id, rank, now) end
+all_want_one(hosts, wanting, wanted, now)
 """
 )
 
@@ -114,7 +117,7 @@ class Starving:
     has_connections: bool = False  #: only lower ones yield to it
 
 
-class Turns(Client):
+class Turns(Hosts):
     """Who starves, and who is yielded to."""
 
     @property
@@ -131,9 +134,23 @@ class Turns(Client):
         """The keys of those that starve for an origin's connections: since when, and when they asked last."""
         return self.origin_key(origin, "starving"), self.origin_key(origin, "asked")
 
+    def chunk_lists(self, rank: int) -> list[str]:
+        """The keys of the lists of chunks' messages, of a priority and those above it."""
+        return [
+            list_key(self.prefix, queue, priority)
+            for queue in CHUNKS_LISTS
+            for priority in MESSAGE_PRIORITIES[: rank + 1]
+        ]
+
     def sent(self, job_id: str, priority: Priority, origin: str) -> None:
         """Take note that a job's chunks were sent: it starves until one of them is begun."""
-        keys = [self.waiting_key, self.key(job_id, "leases"), *self.starving_keys(origin)]
+        keys = [
+            self.waiting_key,
+            self.key(job_id, "leases"),
+            *self.starving_keys(origin),
+            self.hosts_key,
+            *self.wanting_keys(origin),
+        ]
         self.run(_SENT, keys=keys, args=[job_id, priority.rank])
 
     def claim_turn(self, starving: Starving) -> bool:

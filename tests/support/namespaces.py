@@ -16,11 +16,13 @@ import pytest
 from support.tools import need
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 #: For tests of networks, by RFC 2544: nobody's own. Each network here takes 64 addresses of it.
 _FIRST_ADDRESS = 198 << 24 | 18 << 16
 _NETWORKS_COUNT = 2 << 10
+#: Each bridge's hardware address, on its own network.
+_BRIDGE = "02:00:00:00:00:02"
 #: Nobody's hardware address.
 _NOWHERE = "02:00:00:00:00:01"
 
@@ -40,6 +42,8 @@ class NetHost:
     """One host: a namespace with one interface, ``eth0``."""
 
     name: str
+    address: str
+    port: str  #: the bridge's end of its cable
 
     def command(self, *args: str) -> list[str]:
         """A command that runs there; its process id is that of what `args` start."""
@@ -77,6 +81,13 @@ class Network:
     redis_address: str
     origin_address: str
     hosts: list[NetHost]
+    _wire: Callable[[int], NetHost]
+
+    def add_host(self) -> NetHost:
+        """One host more."""
+        host = self._wire(len(self.hosts))
+        self.hosts.append(host)
+        return host
 
 
 def _need_root() -> None:
@@ -113,22 +124,28 @@ def network(hosts_count: int) -> Iterator[Network]:
             stack.callback(subprocess.run, [need("ip"), *undo], check=False, stderr=subprocess.DEVNULL)
 
         bridge = f"{mark}br"
-        make("link", "add", bridge, "type", "bridge", undo=("link", "del", bridge))
+        # With an address of its own: else it has the lowest of its ports', and when a host is added, those before it
+        # may go on sending to another one for half a minute.
+        make("link", "add", bridge, "address", _BRIDGE, "type", "bridge", undo=("link", "del", bridge))
         _ip("addr", "add", f"{_dotted(first + 1)}/26", "dev", bridge)
         _ip("addr", "add", f"{_dotted(first + 2)}/26", "dev", bridge)
         _ip("link", "set", bridge, "up")
-        hosts = []
-        for number in range(hosts_count):
-            host, port = NetHost(f"{mark}-{number}"), f"{mark}p{number}"
+
+        def wire(number: int) -> NetHost:
+            host = NetHost(f"{mark}-{number}", _dotted(first + 10 + number), f"{mark}p{number}")
             make("netns", "add", host.name, undo=("netns", "del", host.name))
             # The kernel may keep a namespace for a while that is gone by name, and its end of the cable with it.
             make(
-                "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", host.name,
-                undo=("link", "del", port),
+                "link", "add", host.port, "type", "veth", "peer", "name", "eth0", "netns", host.name,
+                undo=("link", "del", host.port),
             )  # fmt: skip
-            _ip("link", "set", port, "master", bridge, "up")
-            _ip("-n", host.name, "addr", "add", f"{_dotted(first + 10 + number)}/26", "dev", "eth0")
+            _ip("link", "set", host.port, "master", bridge, "up")
+            _ip("-n", host.name, "addr", "add", f"{host.address}/26", "dev", "eth0")
             for interface in ("lo", "eth0"):
                 _ip("-n", host.name, "link", "set", interface, "up")
-            hosts.append(host)
-        yield Network(_dotted(first + 1), _dotted(first + 2), hosts)
+            return host
+
+        net = Network(_dotted(first + 1), _dotted(first + 2), [], wire)
+        for _ in range(hosts_count):
+            net.add_host()
+        yield net

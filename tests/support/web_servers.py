@@ -34,6 +34,7 @@ http {{
     {http_extra}
     server {{
         listen 127.0.0.1:{port}{tls};
+        {listen}
         root {documents};
         location = {status_path} {{ stub_status; access_log off; }}
         {extra}
@@ -119,7 +120,13 @@ def _running(args: list[str], port: int, folder: Path, **variables: str) -> Iter
 
 @contextmanager
 def nginx(
-    folder: Path, documents: Path, *, extra: str = "", http_extra: str = "", certificate: Path | None = None
+    folder: Path,
+    documents: Path,
+    *,
+    extra: str = "",
+    http_extra: str = "",
+    certificate: Path | None = None,
+    address: str | None = None,
 ) -> Iterator[str]:
     """nginx on a port of loopback; yields its base URL, without a slash at the end.
 
@@ -129,6 +136,7 @@ def nginx(
         extra: directives of its server block.
         http_extra: directives of its http block.
         certificate: PEM with the key; makes it https.
+        address: listens there besides, and that is in the URL then.
     """
     program, port = need("nginx"), free_port()
     config = folder / "nginx.conf"
@@ -138,12 +146,13 @@ def nginx(
         _NGINX.format(
             folder=folder, documents=documents, port=port, extra=extra, http_extra=http_extra,
             log_format=NGINX_FORMAT, tls=" ssl" if certificate else "", status_path=_STATUS_PATH,
+            listen=f"listen {address}:{port}{' ssl' if certificate else ''};" if address else "",
         )
     )  # fmt: skip
     with _running(
         [program, "-p", str(folder), "-e", str(folder / "nginx-start.log"), "-c", str(config)], port, folder
     ):
-        yield f"http{'s' if certificate else ''}://127.0.0.1:{port}"
+        yield f"http{'s' if certificate else ''}://{address or '127.0.0.1'}:{port}"
 
 
 def wait_until_let_go(nginx_url: str) -> None:

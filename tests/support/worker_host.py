@@ -30,9 +30,11 @@ class WorkerHost:
     host: NetHost
     environment: dict[str, str]
     log: Path
-    slots: int
+    args: tuple[str, ...]  #: of ``orchestrator worker``
+    processes_count: int  #: Celery processes that this makes
     process: subprocess.Popen[bytes] = field(init=False)
     starts_count: int = 0
+    _ready_before: int = 0
     is_down: bool = False  #: killed or ended, and not started again yet
     is_frozen: bool = False
     is_cut: bool = False
@@ -48,8 +50,9 @@ class WorkerHost:
 
     def start(self) -> None:
         with self.log.open("ab") as log:
+            self._ready_before = self.ready_count()
             self.process = subprocess.Popen(
-                self.host.command(*COMMAND, "worker", "--concurrency", str(self.slots), "--processes", "1"),
+                self.host.command(*COMMAND, "worker", *self.args),
                 env={**self.environment, "ORCHESTRATOR_HOST_NAME": self.name, _MARK: self.name},
                 stdout=log,
                 stderr=log,
@@ -59,10 +62,17 @@ class WorkerHost:
         self.starts_count += 1
         self.is_down = False
 
+    def ready_count(self) -> int:
+        """How many of its processes have said that they are ready, over all of its starts."""
+        return self.log.read_text().count(" ready.")
+
     def wait_until_ready(self) -> None:
-        """Wait for its first start."""
+        """Wait until all its processes are, after a start that nobody disturbs."""
         wait_until(
-            lambda: self.log.read_text().count(" ready.") >= 2 or self.process.poll() is not None,
+            lambda: (
+                self.ready_count() - self._ready_before >= self.processes_count
+                or self.process.poll() is not None
+            ),
             seconds=90,
             what=f"the readiness of {self.name}",
         )

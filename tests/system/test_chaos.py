@@ -106,7 +106,13 @@ def scene(tmp_path: Path, seed: int) -> Iterator[Scene]:
             ORCHESTRATOR_PROBE_ATTEMPTS="8",
         )
         hosts = [
-            WorkerHost(host, environment, logs / f"{number}.log", SLOTS)
+            WorkerHost(
+                host,
+                environment,
+                logs / f"{number}.log",
+                ("--concurrency", str(SLOTS), "--processes", "1"),
+                processes_count=2,
+            )
             for number, host in enumerate(net.hosts)
         ]
         for host in hosts:

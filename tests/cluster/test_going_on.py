@@ -1,0 +1,173 @@
+"""What the records decide in Redis about who is done: what it goes on with, and when a job is merged."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from pydantic import SecretStr
+
+from tasks.jobs import JobState
+from tasks.records import NewJob, Progress, Records, Search
+from tasks.transfer.manifest import JobSpec, Priority, Span
+
+JOB, OTHER_JOB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
+ORIGIN, OTHER_ORIGIN = "http://h:80", "http://other:80"
+CHUNK_BYTES = 8 * 1024 * 1024
+SEARCH = Search(
+    chunks_count=4, chunk_size_bytes=CHUNK_BYTES, size_bytes=4 * CHUNK_BYTES - 7, bytes_per_second=1e6
+)
+
+
+@pytest.fixture
+def records(redis):
+    redis.client().flushall()
+    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one.create([NewJob(job_id, "http://h/f", JobSpec(), "plain:{}") for job_id in (JOB, OTHER_JOB)], now=1.0)
+    for job_id in (JOB, OTHER_JOB):
+        one.transition(job_id, JobState.PLANNING)
+        one.transition(job_id, JobState.FETCHING, fields={"generation": 1, "chunks_count": 4})
+    for host in ("h", "i"):
+        one.is_alive(f"{host}/1", fetches_on=host)
+    yield one
+    one.close()
+
+
+def progress(number, *, job_id=JOB, host="h", done_bytes=0, origin=ORIGIN):
+    return Progress(job_id, Span(number), 1, done_bytes, None, f"{host}/{job_id[0]}{number}", origin)
+
+
+def ask(records, number, *, limit=9, **of_progress):
+    asked = progress(number, **of_progress)
+    return records.acquire(asked, origin_limit=limit, length_bytes=CHUNK_BYTES)
+
+
+def begin(records, *numbers, **options):
+    for number in numbers:
+        assert ask(records, number, **options).is_given
+
+
+def end(records, number, holder=None):
+    done = progress(number, done_bytes=CHUNK_BYTES)
+    if holder is not None:
+        done = Progress(JOB, Span(number), 1, CHUNK_BYTES, None, holder, ORIGIN)
+    return records.span_done(done, {"h": CHUNK_BYTES}, is_whole=True, search=SEARCH)
+
+
+def test_who_is_done_goes_on_with_what_nobody_has_begun_and_then_all_is_merged(records):
+    begin(records, 0, 1)
+    following = end(records, 0)
+    assert following.span == Span(2, 0, CHUNK_BYTES)
+    # Its message waits for who is at it now.
+    assert ask(records, 2).is_held
+    assert records.read(JOB).connections_count == 2
+    following = end(records, 2, "h/a0")
+    assert following.span == Span(3, 0, CHUNK_BYTES - 7)
+    assert not end(records, 1).merge_is_late
+    last = end(records, 3, "h/a0")
+    assert (last.span, last.chunks_done, last.merge_is_late) == (None, 4, True)
+    assert records.read(JOB).connections_count == 0
+
+
+def test_a_job_of_which_each_brought_its_own_is_merged_by_its_chord(records):
+    begin(records, 0, 1, 2, 3)
+    for number in range(4):
+        assert not end(records, number).merge_is_late
+
+
+def message_waits(records, redis):
+    redis.client().lpush("t:chunks.3", "x")
+
+
+def job_waits_for_a_slot(records, redis):
+    records.sent(OTHER_JOB, Priority.NORMAL, OTHER_ORIGIN)
+
+
+def job_has_a_connection(records, redis):
+    begin(records, 0, job_id=OTHER_JOB)
+
+
+def job_was_refused_one(records, redis):
+    assert not ask(records, 0, job_id=OTHER_JOB, limit=2).is_given
+
+
+def host_was_refused_one(records, redis):
+    assert not ask(records, 3, host="i", limit=2).is_given
+
+
+def origin_allows_less(records, redis):
+    redis.client().hset(f"t:origin:{ORIGIN}:allowed", mapping={"all": 1, "at": time.time(), "pause": 60})
+
+
+def origin_has_asked_to_wait(records, redis):
+    records.cool_down(ORIGIN, 50)
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        message_waits,
+        job_waits_for_a_slot,
+        job_has_a_connection,
+        job_was_refused_one,
+        host_was_refused_one,
+        origin_allows_less,
+        origin_has_asked_to_wait,
+    ],
+)
+def test_who_is_done_gives_its_connection_back_where_somebody_else_could_use_it(records, redis, happens):
+    begin(records, 0, 1)
+    happens(records, redis)
+    following = end(records, 0)
+    assert (following.span, following.is_to_help) == (None, False)
+    assert "h/a0" not in redis.client().zrange(f"t:job:{JOB}:leases", 0, -1)
+
+
+def test_messages_of_lower_priority_keep_nobody_from_going_on(records, redis):
+    begin(records, 0, 1)
+    redis.client().lpush("t:chunks\x06\x166", "x")
+    assert end(records, 0).span == Span(2, 0, CHUNK_BYTES)
+
+
+def fall_silent(redis, holder, seconds):
+    """Have its last report be so long ago."""
+    redis.client().zadd(f"t:job:{JOB}:leases", {holder: int(time.time()) + 10 - seconds})
+
+
+def hear(redis, seconds):
+    """Have reports have come without a break for so long."""
+    redis.client().set("t:heard", int(time.time()) - seconds)
+
+
+def test_what_one_that_fell_silent_is_at_is_fetched_a_second_time(records, redis):
+    begin(records, 0, 1, 2, 3)
+    # A moment ago it would have been done soon.
+    records.report([Progress(JOB, Span(1), 1, CHUNK_BYTES - 9, 1e6, "h/a1", ORIGIN)])
+    hear(redis, 5)
+    assert end(records, 0).span is None
+    fall_silent(redis, "h/a1", 4)
+    assert end(records, 2).span == Span(1, 0, CHUNK_BYTES)
+    assert end(records, 3).span is None, "one is at it"
+
+
+def test_nobody_is_taken_for_silent_who_could_not_report(records, redis):
+    begin(records, 0, 1, 2, 3)
+    fall_silent(redis, "h/a1", 4)
+    redis.client().delete("t:heard")  # Redis was away
+    records.report([progress(2)])
+    assert end(records, 0).span is None
+    hear(redis, 5)
+    assert end(records, 2).span == Span(1, 0, CHUNK_BYTES)
+
+
+def test_who_was_taken_for_silent_may_be_done_first(records, redis):
+    begin(records, 0, 1, 2, 3)
+    hear(redis, 5)
+    fall_silent(redis, "h/a1", 4)
+    assert end(records, 0).span == Span(1, 0, CHUNK_BYTES)
+    for number in (1, 2, 3):
+        end(records, number)
+    assert records.report([progress(1, done_bytes=5)])["h/a1"].is_done
+    again = end(records, 1, "h/a0")
+    assert (again.chunks_done, again.merge_is_late) == (4, True)
+    assert records.read(JOB).bytes_done == 4 * CHUNK_BYTES
