@@ -203,6 +203,10 @@ class Orchestrator(Cluster):
         """See `Job.cancel`."""
         return Job(self, job_id).cancel(keeps_parts=keeps_parts)
 
+    def limit(self, job_id: str, rate: str) -> bool:
+        """See `Job.limit`."""
+        return Job(self, job_id).limit(rate)
+
     def pause(self, job_id: str) -> bool:
         """See `Job.pause`."""
         return Job(self, job_id).pause()

@@ -209,14 +209,15 @@ def source(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="NAME",
             expose_value=False,
             callback=sets("INTERFACE"),
-            help="Connections to origins and proxies leave through this network interface.",
+            help="They leave through this network interface.",
         ),
         click.option(
             "--source-address",
             metavar="ADDR",
             expose_value=False,
             callback=sets("SOURCE_ADDRESS"),
-            help="They leave from this address of this host, or from several in turn: ADDR,ADDR.",
+            help="Connections to origins and proxies leave from this address of the host that fetches, or from several "
+            "in turn: ADDR,ADDR.",
         ),
     ):
         command = option(command)

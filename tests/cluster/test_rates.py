@@ -172,17 +172,17 @@ def bring_below(cluster: Cluster, served, rate, *, connections, **options):
     return record
 
 
-def test_a_jobs_limit_holds_over_all_workers_and_it_takes_few_connections(empty_cluster: Cluster, served):
+def test_a_jobs_limit_holds_over_all_workers(empty_cluster: Cluster, served):
     for host in ("one", "two"):
         empty_cluster.start_worker(ORCHESTRATOR_HOST_NAME=host)
-    record = bring_below(empty_cluster, served, 2 * MIB, connections=16, limit_rate="2M")
-    assert record.limit_rate == "2M"
+    record = bring_below(empty_cluster, served, 4 * MIB, connections=16, limit_rate="4M")
+    assert record.limit_rate == "4M"
     assert set(record.workers) == {"one", "two"}
 
 
 def test_a_hosts_limit_holds_over_its_processes(empty_cluster: Cluster, served):
-    empty_cluster.start_worker("--max-rate", "00:00 2M", "--processes", "3")
-    bring_below(empty_cluster, served, 2 * MIB, connections=16)
+    empty_cluster.start_worker("--max-rate", "00:00 4M", "--processes", "3")
+    bring_below(empty_cluster, served, 4 * MIB, connections=16)
 
 
 def test_a_limit_can_be_changed_while_the_job_runs(empty_cluster: Cluster, served):

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.files import sha256_of
+from support.files import MIB, sha256_of
+from support.origin import origin
 from support.system_helpers import told_error, wait_until_fetching
 from support.tools import wait_until
 
@@ -254,3 +255,20 @@ def test_two_downloads_to_one_name_in_two_terminals_are_not_fetched_twice(nginx_
     assert first.ended() == 130
     assert home.left_running() == []
     assert len(home.kept_jobs()) == 1
+
+
+def test_a_download_keeps_to_a_rate_and_leaves_from_the_address_that_it_is_told(home):
+    content = os.urandom(3 * MIB)
+    with origin(content) as served:
+        done = home.run(
+            "submit", served.url, "--limit-rate", "2M", "--source-address", "127.0.0.2,127.0.0.3", "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        assert (home.volume / "big.bin").read_bytes() == content
+        assert json.loads(done.stdout)["limit_rate"] == "2M"
+        assert set(served.peers) <= {"127.0.0.2", "127.0.0.3"}
+        assert home.left() == []
+        refused = home.run("submit", served.url, "-o", "other", "--interface", "nowhere0")
+        assert refused.returncode == 2
+        assert "no interface of that name" in told_error(refused.stderr)
+    assert home.left() == []

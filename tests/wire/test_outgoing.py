@@ -11,7 +11,15 @@ from support.proxies import microsocks, squid
 from support.tools import need
 from tasks.transfer.attempt import Attempt
 from tasks.transfer.errors import BadOption, OriginUnreachable
-from tasks.transfer.http_source import HttpLimits, Identity, Outgoing, Source, check_ways_out, ways_out
+from tasks.transfer.http_source import (
+    HttpLimits,
+    Identity,
+    Outgoing,
+    Source,
+    check_ways_out,
+    outgoing,
+    ways_out,
+)
 from tasks.transfer.manifest import SourceRequest, Validator
 from tasks.transfer.ranges import ByteRange
 
@@ -91,6 +99,11 @@ def test_an_interface_is_left_through(served):
     with pytest.raises(OriginUnreachable):
         fetch(source(served.url, ways_out([], elsewhere[0])), 2)
     assert len(served.peers) == 2
+
+
+def test_an_interface_has_addresses_for_kernels_that_let_only_root_choose_one():
+    assert outgoing._addresses_of("lo") == ["127.0.0.1"]
+    assert outgoing._addresses_of("nowhere0") == []
 
 
 @pytest.mark.parametrize(
