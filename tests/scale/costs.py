@@ -143,7 +143,11 @@ def _at_work(scene: Scene, rest: Tally) -> tuple[Tally, Tally]:
         fetching = fetching.over(seconds)
         args = [*COMMAND, "wait", job.job_id, "-q"]
         waiter = subprocess.Popen(
-            args, env=scene.cluster.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            args,
+            env=scene.cluster.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(2)
         both, seconds = used(scene, lambda: time.sleep(_SLOW_SECONDS))
