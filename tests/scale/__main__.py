@@ -109,7 +109,10 @@ def _measure(name: str, plan: measures.Plan, rate: float, added_size_bytes: int)
         return measures.one_slow(plan, rate)
     if name == "cut":
         return measures.one_cut(plan, rate)
-    return measures.some_added(plan, added_size_bytes)
+    return [
+        *measures.some_added(plan, added_size_bytes, at_once=True),
+        *measures.some_added(plan, added_size_bytes, at_once=False),
+    ]
 
 
 if __name__ == "__main__":
