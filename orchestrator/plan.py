@@ -13,7 +13,8 @@ from celery.exceptions import Reject
 from orchestrator import adoption
 from orchestrator.planning import Crowded, Planning
 from tasks.app import PLAN_MANY_TASK, PLAN_TASK, app
-from tasks.host import NoLease, host
+from tasks.connections import NoLease
+from tasks.host import host
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, is_redelivered, shown_as, urgency
 from tasks.records import RedisError

@@ -16,8 +16,9 @@ from orchestrator.destination import AlreadyPublished, Destination
 from orchestrator.probe_body import Reader
 from tasks import outcomes, restoring
 from tasks.app import FEW_MESSAGES_COUNT
+from tasks.connections import CROWDED_OUT_SECONDS, NoLease
 from tasks.follow import follow
-from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, new_attempt_name
+from tasks.host import Host, new_attempt_name
 from tasks.jobs import FETCHING_STATES, JobState
 from tasks.records import RedisError
 from tasks.restoring import shown_of, sort_chunks
@@ -79,7 +80,7 @@ class Planning:
         """Probe, decide and send; `void` is the plan that this one takes the place of, if there was one."""
         source = self._host.source(self._asked.sealed_request)
         attempt, progress = self._new_attempt(source)
-        lease = self._host.take_lease(progress(), self._spec)
+        lease = self._host.connections.take_lease(progress(), self._spec)
         try:
             if lease.deaths_count >= self._host.settings.worker_deaths:
                 raise WorkersDied(self._job_id, f"the beginning of {source.name}", lease.deaths_count)
@@ -144,7 +145,7 @@ class Planning:
                 return source.probe(first_bytes, attempt, as_stream=as_stream)
         except TransientError as error:
             # Not a failed probe: other jobs have all the connections that the origin allows.
-            if self._host.was_crowded_out(progress(), error):
+            if self._host.connections.was_crowded_out(progress(), error):
                 raise NoLease(CROWDED_OUT_SECONDS) from None
             asked_seconds = error.retry_after_seconds
             if (
@@ -199,7 +200,7 @@ class Planning:
         chunk_size_bytes = planner.choose_chunk_size_bytes(
             size_bytes,
             spec.chunk_size_bytes,
-            connections=self._host.connections_count(spec, progress().origin),
+            connections=self._host.connections.count(spec, progress().origin),
         )
         manifest = wanted.model_copy(update={"chunk_size_bytes": chunk_size_bytes})
         layout = self._choose_layout(manifest)

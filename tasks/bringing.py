@@ -8,7 +8,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from tasks.host import NoLease
+from tasks.connections import NoLease
 from tasks.jobs import FETCHING_STATES
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -113,7 +113,7 @@ class Bringing:
         attempt.begin_at(sum(each.length_bytes for each in first))
         self.attempt, self.progress = attempt, progress
         by_worker = first[0].brought_bytes if first else {}
-        following = self._report(by_worker, is_whole=True, bytes_per_second=0, searches=has_lease)
+        following = self._report(by_worker, is_whole=True, searches=has_lease)
         return self._bring_all(following)
 
     def take_over(self, on_found: Callable[[], None]) -> Next:
@@ -123,7 +123,7 @@ class Bringing:
             on_found: called before the first is begun.
         """
         self._take_lease(None)
-        following = self._report({}, is_whole=False, bytes_per_second=0)
+        following = self._report({}, is_whole=False)
         if following.span is not None:
             on_found()
         return self._bring_all(following)
@@ -138,7 +138,7 @@ class Bringing:
             progress = dataclasses.replace(progress, done_bytes=None)
         try:
             if not self.has_brought and time.monotonic() - self._began_seconds >= _NOTHING_SECONDS:
-                self._host.brought_nothing(progress)
+                self._host.connections.brought_nothing(progress)
             self._host.records.attempt_ended(progress, has_failed=has_failed)
         except RedisError as error:
             logger.warning("not reported error=%s", error)
@@ -152,7 +152,7 @@ class Bringing:
         """Whether the origin refused the last attempt's connection among others of ours; its lease was given back."""
         if self.progress is None or self.has_brought:
             return False
-        return self._host.was_crowded_out(self.progress(), error)
+        return self._host.connections.was_crowded_out(self.progress(), error)
 
     def is_fenced(self) -> bool:
         """Whether a newer plan took over, or the job has ended; its files may be gone already, which is no failure."""
@@ -201,7 +201,7 @@ class Bringing:
         length_bytes = None
         if span is not None and self.manifest.honours_ranges:
             length_bytes = (self.manifest.chunk(span.number).length_bytes or 0) - span.start
-        lease = self._host.take_lease(
+        lease = self._host.connections.take_lease(
             progress(),
             self.manifest.spec,
             is_stream=not self.manifest.honours_ranges,
@@ -240,7 +240,7 @@ class Bringing:
         self.was_crowded_out(error)
         self.give_lease_back(has_failed=True)
         try:
-            is_to_help = self._host.records.claim_help(self._job_id)
+            is_to_help = self._host.records.claim_help(self._job_id, self._host.name)
         except RedisError:
             is_to_help = False
         return Next(None, following.chunks_done, is_to_help=is_to_help)
@@ -264,9 +264,9 @@ class Bringing:
                     span=span,
                 )
         finally:
+            seconds = max(time.monotonic() - began_seconds, 0.001)
             if attempt.brought_bytes > 0:
-                self._host.reached(self.manifest.origin)
-        seconds = time.monotonic() - began_seconds
+                self._host.connections.reached(self.manifest.origin, attempt.brought_bytes / seconds)
         logger.info(
             "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",
             self._job_id,
@@ -274,15 +274,9 @@ class Bringing:
             attempt.brought_bytes,
             seconds,
         )
-        return self._report(
-            brought.by_worker,
-            is_whole=brought.proven.is_whole,
-            bytes_per_second=attempt.brought_bytes / max(seconds, 0.001),
-        )
+        return self._report(brought.by_worker, is_whole=brought.proven.is_whole)
 
-    def _report(
-        self, by_worker: dict[str, int], *, is_whole: bool, bytes_per_second: float, searches: bool = True
-    ) -> Next:
+    def _report(self, by_worker: dict[str, int], *, is_whole: bool, searches: bool = True) -> Next:
         """Report what was brought, and learn what to go on with."""
         manifest, progress = self.manifest, self.progress
         search = None
@@ -292,7 +286,7 @@ class Bringing:
                 chunks_count=manifest.chunks_count,
                 chunk_size_bytes=manifest.chunk_size_bytes,
                 size_bytes=manifest.size_bytes or 0,
-                bytes_per_second=bytes_per_second,
+                bytes_per_second=self._host.connections.bytes_per_second(manifest.origin),
             )
         try:
             if progress is not None:

@@ -12,8 +12,9 @@ from celery.signals import worker_shutting_down
 from tasks import outcomes
 from tasks.app import FETCH_TASK, PLAN_TASK, app
 from tasks.bringing import Bringing
+from tasks.connections import CROWDED_OUT_SECONDS, NoLease
 from tasks.help import LOOK_SECONDS, send_help, send_merge
-from tasks.host import CROWDED_OUT_SECONDS, Host, NoLease, host
+from tasks.host import Host, host
 from tasks.jobs import JobState
 from tasks.messages import LONGEST_COUNTDOWN_SECONDS, again, sending_errors, shown_as, urgency
 from tasks.records import RedisError

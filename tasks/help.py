@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from tasks import outcomes
 from tasks.app import HELP_TASK, MERGE_TASK, app
 from tasks.bringing import Bringing
-from tasks.host import NoLease, host
+from tasks.connections import NoLease
+from tasks.host import host
 from tasks.messages import sending_errors, shown_as, urgency
 from tasks.records import Next, RedisError
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -109,7 +110,7 @@ def _help(here: Host, bringing: Bringing, job_id: str, *, on_found: Callable[[],
         AttemptStopped: the job has ended, or the help was stopped.
     """
     try:
-        here.records.helps_on(job_id)
+        here.records.helps_on(job_id, here.name)
         return bringing.take_over(on_found=on_found)
     except NoLease:
         pass

@@ -10,16 +10,13 @@ import os
 import secrets
 import socket
 import threading
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.jobs import JobState
-from tasks.records import Lease, Progress, Records, RedisError
+from tasks.connections import Connections
+from tasks.records import Progress, Records, RedisError
 from tasks.sealing import unseal
-from tasks.settings import CONNECTIONS, CONNECTIONS_EACH_HOST, Settings, settings
-from tasks.transfer.attempt import AttemptStopped, StopReason
-from tasks.transfer.errors import JobTimedOut, OriginBusy, OriginUnreachable
+from tasks.settings import Settings, settings
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
@@ -33,25 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: How often a lease is asked for by who waits for one in place.
-_LOOK_SECONDS = 0.015
-#: An attempt that was refused because others are served comes back after this, and not at the next free lease: that
-#: may be the one too many again.
-CROWDED_OUT_SECONDS = 1.0
-#: An origin from which bytes came is taken to be within reach of this host for so long.
-_REACHED_SECONDS = 60.0
-
-
-class NoLease(Exception):
-    """Nothing can be fetched now: all connections are taken, somebody is at it, or the origin has asked to wait."""
-
-    def __init__(
-        self, wait_seconds: float, chunks_done: int = 0, *, is_for_another_host: bool = False
-    ) -> None:
-        super().__init__(wait_seconds, chunks_done)
-        self.wait_seconds, self.chunks_done = wait_seconds, chunks_done
-        self.is_for_another_host = is_for_another_host  #: that one could make use of it at once
-
 
 @dataclass(frozen=True)
 class Host:
@@ -63,8 +41,11 @@ class Host:
     volume: Volume
     watch: Watch
     policy: RetryPolicy
-    #: When bytes came from an origin last, by the clock.
-    _reached_at: dict[str, float] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def connections(self) -> Connections:
+        """What may be opened to origins."""
+        return Connections(self.records, self.settings, self.watch)
 
     @functools.cached_property
     def process_name(self) -> str:
@@ -161,112 +142,6 @@ class Host:
             origin=origin,
             rank=priority.rank,
         )
-
-    def take_lease(
-        self,
-        progress: Progress,
-        spec: JobSpec,
-        *,
-        is_stream: bool = False,
-        length_bytes: int | None = None,
-        patience_seconds: float = 0.0,
-        held_patience_seconds: float = 0.0,
-    ) -> Lease:
-        """Take a lease on one of an origin's connections.
-
-        Args:
-            progress: of the attempt that wants it.
-            spec: of its job.
-            is_stream: a file that cannot be split; a second copy of its task would start it over.
-            length_bytes: of the span that it is for, if that is known.
-            patience_seconds: how long to ask again and again if all are taken.
-            held_patience_seconds: how long to do so if somebody is at the span.
-
-        Returns:
-            The lease. Without Redis, which is a view, one of a job that is being fetched.
-
-        Raises:
-            NoLease: all are taken, somebody is at it already, or the origin has asked to wait.
-            JobTimedOut: the time that the job was given has passed.
-            AttemptStopped: this worker goes away.
-        """
-        limit, each_host = self._connections(spec, progress.origin)
-        began_seconds = time.monotonic()
-        while True:
-            try:
-                lease = self.records.acquire(
-                    progress,
-                    origin_limit=limit,
-                    job_limit=1 if is_stream else None,
-                    each_host=each_host,
-                    length_bytes=length_bytes,
-                    has_reached=self._has_reached(progress.origin),
-                )
-            except RedisError as error:
-                logger.warning("lease not asked for job=%s error=%s", progress.job_id, error)
-                return Lease(JobState.FETCHING, is_given=True)
-            if lease.is_overdue:
-                raise JobTimedOut(progress.job_id)
-            if lease.is_given:
-                return lease
-            patience = patience_seconds
-            if lease.is_held:
-                patience = held_patience_seconds
-            elif lease.wait_seconds or lease.others_starve:
-                patience = 0.0
-            if time.monotonic() >= began_seconds + patience:
-                raise NoLease(
-                    lease.wait_seconds, lease.chunks_done, is_for_another_host=lease.is_for_another_host
-                )
-            if self.watch.is_draining:
-                raise AttemptStopped(StopReason.DRAIN)
-            time.sleep(_LOOK_SECONDS)
-
-    def was_crowded_out(self, progress: Progress, error: Exception) -> bool:
-        """Whether the origin refused this connection among others of ours: it allows fewer than were tried."""
-        if not isinstance(error, OriginBusy | OriginUnreachable) or error.retry_after_seconds is not None:
-            return False
-        is_hosts_own = isinstance(error, OriginUnreachable) and not self._has_reached(progress.origin)
-        try:
-            return self.records.refused(progress, is_hosts_own=is_hosts_own)
-        except RedisError:
-            return False
-
-    def brought_nothing(self, progress: Progress) -> None:
-        """Take note that nothing came of an attempt for so long that the origin may be out of this host's reach.
-
-        Raises:
-            RedisError: others cannot be told.
-        """
-        self._reached_at.pop(progress.origin, None)
-        self.records.refused(progress, is_hosts_own=True, was_refused=False)
-
-    def reached(self, origin: str) -> None:
-        """Take note that bytes of an origin came."""
-        self._reached_at[origin] = time.monotonic()
-
-    def _has_reached(self, origin: str) -> bool:
-        at_seconds = self._reached_at.get(origin)
-        return at_seconds is not None and time.monotonic() - at_seconds < _REACHED_SECONDS
-
-    def _connections(self, spec: JobSpec, origin: str) -> tuple[int, int | None]:
-        """How many connections to an origin there are for a job; and how many for each host, if that may be more."""
-        limit, each_host = spec.connections or self.settings.connections, None
-        if limit is None:
-            limit, each_host = CONNECTIONS, CONNECTIONS_EACH_HOST
-        own = self.settings.origins.get(origin)
-        if own is not None and own.connections is not None:
-            limit, each_host = min(limit, own.connections), None
-        return limit, each_host
-
-    def connections_count(self, spec: JobSpec, origin: str) -> int:
-        """How many connections to an origin a job may have with the hosts that there are now.
-
-        Raises:
-            RedisError: it cannot be asked which there are.
-        """
-        limit, each_host = self._connections(spec, origin)
-        return limit if each_host is None else max(limit, each_host * self.records.hosts_count())
 
 
 def new_attempt_name() -> str:

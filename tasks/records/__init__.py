@@ -19,7 +19,7 @@ Keys, behind the prefix:
     job:<id>:done           set: numbers of chunks that have a receipt
     job:<id>:shares         hash: span -> who brought how much, as JSON
     job:<id>:stops          hash: span -> where it ends in its chunk, if somebody took over what follows
-    job:<id>:help           set while somebody looks for something to take over, or will in a moment
+    job:<id>:help           sorted set: hosts that look for something to take over, or will in a moment, by until when
     job:<id>:speeds         hash: span -> bytes per second of late (-1: not known) and who fetches it;
                             @<time>: nobody, as somebody failed with it, and until then none but its message tries
     job:<id>:deaths         hash: span -> how many workers died at it one after the other, and how many bytes were done

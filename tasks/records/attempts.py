@@ -27,7 +27,8 @@ _REPORTED = (
     + """
 local job, bytes, speeds, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, speed, seconds, kept = unpack(ARGV)
-local now = redis.call('TIME')[1] + 0
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1000000
 local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
 if who and who ~= holder and not redis.call('ZSCORE', job_leases, holder)
   and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now then

@@ -33,14 +33,29 @@ _SLOWER_TIMES = 2
 _SILENT_SECONDS = 3
 #: Spans begin at multiples of this in their chunk: filesystems clone whole blocks only.
 _STEP_BYTES = 64 * 1024
-#: After this nobody is taken to be looking for something to take over, and another one may.
+#: After this a host is not taken to be looking for something to take over, and another one of it may.
 _HELP_SECONDS = 5
+
+# In a script: have a host send somebody to look for what could be taken over; false if it has of late.
+CLAIMS_HELP = """
+local function claims_help(help, host, now, kept)
+  if tonumber(redis.call('ZSCORE', help, host) or 0) > now then return false end
+  redis.call('ZADD', help, now + kept, host)
+  redis.call('EXPIRE', help, kept)
+  return true
+end
+"""
+
+_CLAIM_HELP = (
+    CLAIMS_HELP + "return claims_help(KEYS[1], ARGV[1], redis.call('TIME')[1] + 0, ARGV[2] + 0) and 1 or 0"
+)
 
 # Who is done goes on with the next chunk, where nobody else could make use of its connection. When all chunks were
 # begun, who is done takes over from the one that would take longest: all of what nobody is at, or
 # as much of a slow one's rest that both end at the same time. In one step: of two that are done, each gets its own.
 _SPAN_DONE = (
-    GO_WITH
+    CLAIMS_HELP
+    + GO_WITH
     + WAITS
     + DIED
     + UNBEGUN
@@ -48,7 +63,7 @@ _SPAN_DONE = (
 local bytes, shares, done, stops, speeds, help, deaths, job, wait, heard, job_leases, origin_leases = unpack(KEYS)
 local waiting, of_turns, lists = KEYS[13], {unpack(KEYS, 13, 18)}, {unpack(KEYS, 19)}
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
-local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank, seconds, silent = unpack(ARGV, 7)
+local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank, seconds_of_lease, silent = unpack(ARGV, 7)
 local race, race_won, race_times, slower = unpack(ARGV, 19)
 chunks, rank = tonumber(chunks), tonumber(rank)
 local time = redis.call('TIME')
@@ -65,7 +80,7 @@ end
 -- Who could not report because Redis was away is not silent.
 local hears_since = tonumber(redis.call('GET', heard) or now)
 local function is_silent(who, ends)
-  return who ~= holder and string.sub(who, 1, 1) ~= '@' and now - (ends - seconds) >= tonumber(silent)
+  return who ~= holder and string.sub(who, 1, 1) ~= '@' and now - (ends - seconds_of_lease) >= tonumber(silent)
     and now - hears_since >= tonumber(silent)
 end
 local function best()
@@ -98,7 +113,8 @@ local function best()
         local seconds = (stop - at) / math.max(speed, 1)
         local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
         local cut = stop - (stop - at) * my_speed / (my_speed + speed)
-        cut = math.ceil(math.max(cut, at + speed * hears) / step) * step
+        local report_age = math.max(0, now - (ends - seconds_of_lease))
+        cut = math.ceil(math.max(cut, at + speed * (report_age + hears)) / step) * step
         local is_race = my_speed >= speed * race_times and (stop - at) / my_speed < tonumber(race)
           and seconds > tonumber(race_won)
         local is_longest = seconds > (found and found.seconds or 0)
@@ -136,7 +152,7 @@ if not found then
     and redis.call('HLEN', bytes) < tonumber(all or 0) then
     waits(waiting, job_id, rank, redis.call('TIME')[1])
   end
-  local helps = is_tail and count < chunks and redis.call('SET', help, 1, 'NX', 'EX', kept)
+  local helps = is_tail and count < chunks and claims_help(help, host_of(holder), now, kept)
   return {count, helps and 1 or 0, is_late, 0}
 end
 if found.from then
@@ -160,7 +176,9 @@ class Next:
     span: Span | None  #: to go on with, under the same lease
     chunks_done: int = 0  #: of the job
     deaths_count: int = 0  #: workers that died at that span one after the other, without a new byte
-    is_to_help: bool = False  #: others are not done, and nobody but this one will look for what to take over
+    is_to_help: bool = (
+        False  #: others are not done, and of this host nobody else will look for what to take over
+    )
     #: All chunks are done, but not all by who had their message: these come later, or were with a worker that died.
     merge_is_late: bool = False
 
@@ -240,12 +258,15 @@ class TakeOvers(Leases):
             Span(*found) if found else None, chunks_done, deaths_count, bool(is_to_help), bool(is_late)
         )
 
-    def claim_help(self, job_id: str) -> bool:
-        """Have the caller be the one who looks for something to take over of a job; False if somebody does."""
-        with self.translated():
-            return bool(self._redis.set(self.key(job_id, "help"), 1, nx=True, ex=_HELP_SECONDS))
+    def claim_help(self, job_id: str, host: str) -> bool:
+        """Have a host look for something to take over of a job; False if it does."""
+        return bool(self.run(_CLAIM_HELP, keys=[self.key(job_id, "help")], args=[host, _HELP_SECONDS]))
 
-    def helps_on(self, job_id: str) -> None:
-        """Say that somebody goes on looking for something to take over of a job."""
-        with self.translated():
-            self._redis.set(self.key(job_id, "help"), 1, ex=_HELP_SECONDS)
+    def helps_on(self, job_id: str, host: str) -> None:
+        """Say that a host goes on looking for something to take over of a job."""
+        with self.translated(), self._redis.pipeline(transaction=False) as pipe:
+            pipe.time()
+            (seconds, _), *_ = pipe.execute()
+            pipe.zadd(self.key(job_id, "help"), {host: seconds + _HELP_SECONDS})
+            pipe.expire(self.key(job_id, "help"), _HELP_SECONDS)
+            pipe.execute()

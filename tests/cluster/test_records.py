@@ -240,9 +240,9 @@ def test_a_job_that_is_sent_again_is_helped_again(records, forget):
     """Whoever helped before was sent for the older plan or sending, and has ended."""
     begin(records, 0, 1, 2)
     assert end(records, 0).is_to_help
-    assert not records.claim_help(JOB)
+    assert not records.claim_help(JOB, "h")
     forget(records)
-    assert records.claim_help(JOB)
+    assert records.claim_help(JOB, "h")
 
 
 def test_who_only_looks_does_not_try_one_connection_more_than_an_origin_allows(records, redis):

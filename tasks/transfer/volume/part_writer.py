@@ -103,9 +103,26 @@ class PartWriter:
         return None if self.length_bytes is None else max(0, self.length_bytes - self.done_bytes)
 
     def cut_to(self, length_bytes: int) -> None:
-        """End the span there, because another worker fetches what follows; too late, it is left as it is."""
-        if self.length_bytes is not None and self.done_bytes < length_bytes < self.length_bytes:
-            self.length_bytes = length_bytes
+        """End the span there, because another worker fetches what follows.
+
+        Too late, what was written beyond that is given up: who waited for the rest of the span would wait for a slow
+        one. What an earlier attempt has left is not given up.
+
+        Raises:
+            VolumeError: what was written could not be read again.
+        """
+        if self.length_bytes is None or not self._resumed_bytes < length_bytes < self.length_bytes:
+            return
+        if self.done_bytes > length_bytes:
+            crc = read_bytes = 0
+            with volume_errors(self._folder):
+                for block in read_blocks(self._folder / self._file_name, self._base_offset, length_bytes):
+                    crc = crc32c(block, crc)
+                    read_bytes += len(block)
+            if read_bytes < length_bytes:
+                return
+            self._crc32c, self.done_bytes = crc, length_bytes
+        self.length_bytes = length_bytes
 
     def write(self, block: bytes | memoryview) -> None:
         """Append a block to the part.
