@@ -17,6 +17,7 @@ import psutil
 
 from bench.place import wait_until_tidy
 from bench.usage import cpu_seconds, trees
+from scale import crowd
 from support.cluster import COMMAND
 from support.files import MIB, make_file
 from support.links import hold
@@ -120,6 +121,8 @@ def measure(scene: Scene, say: Callable[[str], object]) -> list[str]:
         "",
         f"The submitter of a list takes {submitter_seconds * 1000:.1f} ms of its processor for a file. ",
         _memory(scene),
+        "",
+        *crowd.table(scene.cluster.redis),
     ]
 
 
