@@ -1,4 +1,4 @@
-"""What the scripts in Redis take where many hosts are at one origin, and a job has many chunks: some look at all of them.
+"""What the scripts in Redis take where many hosts are at one origin, and a job has many chunks.
 
 The hosts are names in Redis, with leases as their workers would have; what is asked is what a worker asks.
 """
