@@ -91,7 +91,7 @@ def main(
                     verdicts += _measure(name, plan, rate, added_size)
     except (pytest.fail.Exception, pytest.skip.Exception, RunFailed, AssertionError) as error:
         raise click.ClickException(str(error)) from error
-    text = report.text(verdicts, costs_rows, report.machine(folder, [*submit_args, *settings]))
+    text = report.text(verdicts, costs_rows, report.machine(folder, [*submit_args, *settings], rounds_count))
     click.echo(text)
     if file is not None:
         report.write(file, text)
