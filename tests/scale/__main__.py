@@ -91,7 +91,7 @@ def main(
                     verdicts += _measure(name, plan, rate, added_size)
     except (pytest.fail.Exception, pytest.skip.Exception, RunFailed, AssertionError) as error:
         raise click.ClickException(str(error)) from error
-    text = report.text(verdicts, costs_rows, report.machine(folder, [*submit_args, *settings]))
+    text = report.text(verdicts, costs_rows, report.machine(folder, [*submit_args, *settings], rounds_count))
     click.echo(text)
     if file is not None:
         report.write(file, text)
@@ -109,7 +109,10 @@ def _measure(name: str, plan: measures.Plan, rate: float, added_size_bytes: int)
         return measures.one_slow(plan, rate)
     if name == "cut":
         return measures.one_cut(plan, rate)
-    return measures.some_added(plan, added_size_bytes)
+    return [
+        *measures.some_added(plan, added_size_bytes, at_once=True),
+        *measures.some_added(plan, added_size_bytes, at_once=False),
+    ]
 
 
 if __name__ == "__main__":

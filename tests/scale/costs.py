@@ -17,6 +17,7 @@ import psutil
 
 from bench.place import wait_until_tidy
 from bench.usage import cpu_seconds, trees
+from scale import crowd
 from support.cluster import COMMAND
 from support.files import MIB, make_file
 from support.links import hold
@@ -113,13 +114,18 @@ def measure(scene: Scene, say: Callable[[str], object]) -> list[str]:
         few.minus(chunk, _FEW_CHUNKS).row(f"a job of {_FETCH_BYTES // MIB} MiB, without its chunks"),
     ]
     say("small files")
-    submitter_seconds, files = _list(scene, one)
+    submitter_seconds, kept_bytes, files = _list(scene, one)
     rows.append(files.row(f"a file of {_LIST_FILE_BYTES // 1000} kB of a list"))
     return [
         *rows,
         "",
-        f"The submitter of a list takes {submitter_seconds * 1000:.1f} ms of its processor for a file. ",
+        (
+            f"The submitter of a list takes {submitter_seconds * 1000:.1f} ms of its processor for a file. "
+            f"Of a complete one Redis keeps {kept_bytes / 1000:.1f} kB."
+        ),
         _memory(scene),
+        "",
+        *crowd.table(scene.cluster.redis),
     ]
 
 
@@ -143,7 +149,11 @@ def _at_work(scene: Scene, rest: Tally) -> tuple[Tally, Tally]:
         fetching = fetching.over(seconds)
         args = [*COMMAND, "wait", job.job_id, "-q"]
         waiter = subprocess.Popen(
-            args, env=scene.cluster.environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+            args,
+            env=scene.cluster.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(2)
         both, seconds = used(scene, lambda: time.sleep(_SLOW_SECONDS))
@@ -178,8 +188,8 @@ def _median(found: list[Tally]) -> Tally:
     return Tally(*(statistics.median(getattr(one, each.name) for one in found) for each in fields(Tally)))
 
 
-def _list(scene: Scene, rest: Tally) -> tuple[float, Tally]:
-    """A file of a list, and what its submitter takes for one."""
+def _list(scene: Scene, rest: Tally) -> tuple[float, float, Tally]:
+    """What a submitter takes for a file of a list, what Redis keeps of it, and what it costs."""
     folder = scene.documents / "list"
     folder.mkdir()
     names = [f"{number:04}.bin" for number in range(_LIST_FILES)]
@@ -203,9 +213,16 @@ def _list(scene: Scene, rest: Tally) -> tuple[float, Tally]:
             time.sleep(0.05)
         assert process.wait() == 0
 
+    before_bytes = _kept_bytes(scene)
     found, seconds = used(scene, work)
     wait_until_tidy(scene.cluster.volume)
-    return times[-1] / _LIST_FILES, found.minus(rest, seconds).over(_LIST_FILES)
+    kept_bytes = (_kept_bytes(scene) - before_bytes) / _LIST_FILES
+    return times[-1] / _LIST_FILES, kept_bytes, found.minus(rest, seconds).over(_LIST_FILES)
+
+
+def _kept_bytes(scene: Scene) -> int:
+    with scene.cluster.redis.client() as client:
+        return int(client.info("memory")["used_memory"])
 
 
 def _memory(scene: Scene) -> str:

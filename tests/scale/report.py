@@ -37,7 +37,7 @@ def text(verdicts: Sequence[Verdict], costs: Sequence[str], where: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def machine(folder: Path | None, given: Sequence[str]) -> str:
+def machine(folder: Path | None, given: Sequence[str], rounds_count: int) -> str:
     """When and on what, with the settings that are not the program's defaults."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -47,7 +47,8 @@ def machine(folder: Path | None, given: Sequence[str]) -> str:
     where = "on a disk" if folder else "in memory"
     return (
         f"{day}, {os.cpu_count()} cores ({model}), Linux {platform.release()}, Python {platform.python_version()}, "
-        f"TCP {control}; volume {where}; settings: {' '.join(given) or 'defaults'}. Medians."
+        f"TCP {control}; volume {where}; settings: {' '.join(given) or 'defaults'}. "
+        + (f"Medians of {rounds_count} rounds." if rounds_count > 1 else "One round.")
     )
 
 
