@@ -78,9 +78,11 @@ class ReconnectingConsumer(Consumer):
 
         def tell(error: Exception, seconds: float) -> None:
             _end_if_refused(error)
-            logger.warning(
-                "Redis not reached cause=%s, next attempt in %.0f s", type(error).__name__, seconds
-            )
+            # By way of another Sentinel it is tried at once.
+            if seconds > 0:
+                logger.warning(
+                    "Redis not reached cause=%s, next attempt in %.0f s", type(error).__name__, seconds
+                )
 
         conn.ensure_connection(
             tell,

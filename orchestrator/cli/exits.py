@@ -47,7 +47,8 @@ def show(error: Exception) -> NoReturn:
     if isinstance(error, ValidationError):
         for problem in error.errors(include_url=False, include_input=False):
             name = "_".join(str(item) for item in problem["loc"])
-            say_error(f"The setting ORCHESTRATOR_{name.upper()} makes no sense: {problem['msg']}.")
+            which = f"The setting ORCHESTRATOR_{name.upper()} makes" if name else "The settings together make"
+            say_error(f"{which} no sense: {problem['msg']}.")
         sys.exit(USAGE)
     if isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
         say_error(f"The settings file {settings_file()} is not TOML in UTF-8: {error}.")

