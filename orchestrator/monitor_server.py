@@ -104,8 +104,6 @@ class _Server:
                 await self._answer(reader, writer)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # an asker who says nothing that makes sense, or went away
-        except Exception:
-            logger.exception("not answered")
         finally:
             self._askers_count -= 1
             # Not `close`: what an asker does not read would stay in memory for as long as it likes.
@@ -116,7 +114,15 @@ class _Server:
             head = await reader.readuntil(b"\r\n\r\n")
         method, _, rest = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")
         path = rest.partition(" ")[0].partition("?")[0]
-        status, kind, body = await self._page(method, path)
+        try:
+            status, kind, body = await self._page(method, path)
+        except Exception:
+            logger.exception("page not made path=%s", path)
+            status, kind, body = (
+                HTTPStatus.INTERNAL_SERVER_ERROR,
+                "text/plain",
+                b"The worker's log says why.\n",
+            )
         lines = [
             f"HTTP/1.1 {status.value} {status.phrase}",
             f"Content-Type: {kind}",
@@ -183,7 +189,7 @@ class _Server:
         for origin, each in figures.origins.items():
             own = self._settings.origins.get(origin)
             limits = [own.connections if own else None, each.allowed_count]
-            found[origin] = min(usual, *(limit for limit in limits if limit is not None))
+            found[origin] = min([usual, *(one for one in limits if one is not None)])
         return found
 
     def _ask_redis(self) -> ClusterFigures | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from support.cluster import clean_environment
 from support.tools import end, free_port, need, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -70,6 +73,18 @@ class Prometheus:
         """What a query gives now that has one value at most."""
         result = self.get("query", query=query)["result"]
         return float(result[0]["value"][1]) if result else None
+
+    def wait_for(self, query: str, is_wanted: Callable[[float], bool]) -> None:
+        """Wait until a query has a value that is wanted; the failure tells what each scrape says instead."""
+        ends = time.monotonic() + 60
+        while (value := self.value(query)) is None or not is_wanted(value):
+            if time.monotonic() > ends:
+                scrapes = {
+                    each["scrapeUrl"]: (each["health"], each["lastError"], each["lastScrapeDuration"])
+                    for each in self.get("targets")["activeTargets"]
+                }
+                pytest.fail(f"{query} is {value}; {scrapes}")
+            time.sleep(0.1)
 
     def range(self, query: str, start: float, stop: float) -> list[Any]:
         """What a query gives for each second of a time."""

@@ -66,15 +66,12 @@ class Scene:
                 served.gate.clear()
                 url = f"{served.url}?sig=s3cret-query"
                 job = orchestrator.submit(url, name, chunk_size_bytes=2 * MIB, access=access)
-                wait_until(lambda: job.status().connections_count >= 4, seconds=60, what="chunks at work")  # noqa: B023
+                wait_until(lambda: served.open_count >= 4, seconds=60, what="chunks at work")  # noqa: B023
+                leases = f'max(manyhands_leases{{origin="{origin_of(served.url)}"}})'
+                self.prometheus.wait_for(leases, lambda count: count >= 4)
+                # Of a chunk that is asked for when one of these is done.
                 served.retry_after_seconds = 1 if status == 503 else None
                 served.statuses.append(status)
-                leases = f'max(manyhands_leases{{origin="{origin_of(served.url)}"}})'
-                wait_until(
-                    lambda: (self.prometheus.value(leases) or 0) >= 4,  # noqa: B023
-                    seconds=60,
-                    what="leases in Prometheus",
-                )
                 served.gate.set()
                 wait_until(lambda: not job.status().state.is_active, seconds=90, what="the job's end")  # noqa: B023
                 wanted = JobState.COMPLETE if status == 503 else JobState.FAILED
@@ -92,7 +89,7 @@ def config_for(control_port: int, chunks_port: int, flower_port: int) -> str:
         # It asks the machine's name servers and never /etc/hosts: here nobody is found so.
         ('["worker", "control"]', '["manyhands.invalid"]'),
         ('["flower:5555"]', f'["127.0.0.1:{flower_port}"]'),
-        ("scrape_interval: 15s", "scrape_interval: 1s"),
+        ("scrape_interval: 15s", "scrape_interval: 1s\n  evaluation_interval: 1s"),
     ):
         assert text.count(old) == 1, old
         text = text.replace(old, new)
@@ -124,13 +121,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         asked = stack.enter_context(prometheus(folder, config_for(control_port, chunks_port, flower_port)))
         good, bad = stack.enter_context(origin(CONTENT)), stack.enter_context(origin(CONTENT))
         made = Scene(one, control_port, chunks_port, asked, good, bad)
-        wait_until(
-            lambda: asked.value('count(up{job=~"manyhands.*|flower"} == 1)') == 3, seconds=60, what="all up"
-        )
+        asked.wait_for('sum(up{job=~"manyhands.*|flower"})', lambda count: count == 3)
         made.run_jobs()
         # Until all that was counted has been scraped, and the queues are seen to be empty.
         for query, wanted in ((f"sum({bytes_of(good)})", len(CONTENT)), ("sum(manyhands_jobs)", 0)):
-            wait_until(lambda: asked.value(query) == wanted, seconds=60, what=f"{query} being {wanted}")  # noqa: B023
+            asked.wait_for(query, lambda value: value == wanted)  # noqa: B023
         yield made
 
 
