@@ -67,7 +67,8 @@ class _Watched:
         # Before that it is not told apart from what earlier attempts left.
         brought_bytes = self.attempt.brought_bytes if self.attempt.has_begun else 0
         metrics.brought(self.origin, brought_bytes - self.counted_bytes)
-        self.counted_bytes = brought_bytes
+        # Some may be given up again: they came nevertheless, and once.
+        self.counted_bytes = max(self.counted_bytes, brought_bytes)
         held_seconds = self.attempt.held_seconds
         metrics.throttled(metrics.Throttle.RATE, held_seconds - self.counted_held_seconds)
         self.counted_held_seconds = held_seconds

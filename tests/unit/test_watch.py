@@ -160,13 +160,13 @@ def test_each_byte_is_counted_once_for_prometheus_also_the_last_ones(setup):
         with watch.over(attempt, progress(attempt), slice_seconds=60):
             watch.tick()
             attempt.begin_at(500)
-            for done_bytes in (500, 600, 600, 1_100):
+            for done_bytes in (500, 600, 600, 1_100, 1_050, 1_100):
                 attempt.done_bytes = done_bytes
                 watch.tick()
                 counted.append(counted_bytes())
             attempt.done_bytes = 1_234
         watch.tick()
-        assert counted == [0, 100, 100, 600]
+        assert counted == [0, 100, 100, 600, 600, 600]
         assert counted_bytes() == 734
     finally:
         metrics._tally = None
