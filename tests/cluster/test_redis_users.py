@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
 from pathlib import Path
 
 import pytest
@@ -144,26 +143,20 @@ def test_who_may_not_do_all_does_not_start(one: Cluster, redis: AclRedis, comman
     assert "does not permit the command brpop" in " ".join(done.stderr.split())
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [
-        ("-brpop", "Redis does not permit the command brpop"),
-        ("resetpass >another", "Redis refused the password"),
-    ],
-    ids=["command", "password"],
-)
-def test_a_worker_that_is_refused_while_it_runs_says_so_and_ends(one: Cluster, redis: AclRedis, change, told):
+def test_a_worker_that_loses_a_permission_while_it_runs_says_so_and_ends(one: Cluster, redis: AclRedis):
     worker = one.start_worker("--concurrency", "2", "--processes", "1")
     client = redis.client()
-    client.execute_command("ACL", "SETUSER", redis.user, *change.split())
+    client.execute_command("ACL", "SETUSER", redis.user, "-brpop")
     client.execute_command("CLIENT", "KILL", "USER", redis.user)
     wait_until(lambda: worker.poll() is not None, seconds=60, what="the worker's end")
     assert worker.returncode == 5
-    assert told in one.log()
-    assert re.search(r"error: Redis refused this worker", one.log())
+    assert "Redis does not permit the command brpop" in one.log()
+    assert "error: Redis refused this worker" in one.log()
 
 
-def test_what_a_refused_worker_had_goes_on_with_the_next(one: Cluster, redis: AclRedis, served):
+def test_what_a_worker_had_whose_password_was_changed_goes_on_with_the_next(
+    one: Cluster, redis: AclRedis, served
+):
     worker = one.start_worker("--concurrency", "4", "--processes", "1", **QUICK)
     served.bytes_per_second = MIB / 4
     with one.orchestrator() as orchestrator:
@@ -173,6 +166,8 @@ def test_what_a_refused_worker_had_goes_on_with_the_next(one: Cluster, redis: Ac
     client.execute_command("ACL", "SETUSER", redis.user, "resetpass", ">another")
     client.execute_command("CLIENT", "KILL", "USER", redis.user)
     wait_until(lambda: worker.poll() is not None, seconds=60, what="the worker's end")
+    assert worker.returncode == 5
+    assert "Redis refused the password" in one.log()
     redis.user_password = "another"
     served.bytes_per_second = None
     one.start_worker("--concurrency", "4", "--processes", "1", **QUICK)
