@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import pytest
-from pydantic import SecretStr
 
 from tasks.app import QUEUES, make_app
+from tasks.host import records_of
 from tasks.jobs import ACTIVE_STATES, JobState
 from tasks.messages import urgency
 from tasks.records import ClusterFigures, NewJob, Progress, Records, RedisAway
@@ -21,7 +21,9 @@ LISTS = {"control": ("control",), "merge": ("merge",), "chunks": CHUNKS_LISTS}
 @pytest.fixture
 def records(redis):
     redis.client().flushall()
-    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one = records_of(
+        Settings(redis_url=redis.url, key_prefix="t:", redis_timeout_seconds=5, record_age_seconds=60)
+    )
     yield one
     one.close()
 

@@ -6,10 +6,11 @@ import dataclasses
 import time
 
 import pytest
-from pydantic import SecretStr
 
+from tasks.host import records_of
 from tasks.jobs import JobState
-from tasks.records import NewJob, Progress, Records, Search
+from tasks.records import NewJob, Progress, Search
+from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, Priority, Span
 
 JOB, OTHER_JOB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
@@ -23,7 +24,9 @@ SEARCH = Search(
 @pytest.fixture
 def records(redis):
     redis.client().flushall()
-    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=60)
+    one = records_of(
+        Settings(redis_url=redis.url, key_prefix="t:", redis_timeout_seconds=5, record_age_seconds=60)
+    )
     one.create([NewJob(job_id, "http://h/f", JobSpec(), "plain:{}") for job_id in (JOB, OTHER_JOB)], now=1.0)
     for job_id in (JOB, OTHER_JOB):
         one.transition(job_id, JobState.PLANNING)

@@ -10,7 +10,6 @@ import shutil
 import time
 
 import pytest
-from pydantic import SecretStr
 
 from orchestrator import JobEndedBadly
 from orchestrator.asking import NotAnswered
@@ -19,10 +18,12 @@ from support.files import MIB, leftovers, wait_until_clean
 from support.manifests import manifest_of_file
 from support.origin import origin
 from support.tools import wait_until
+from tasks.host import records_of
 from tasks.jobs import JobError, JobState
 from tasks.prune import prune, prune_by_age
-from tasks.records import NewJob, Progress, Records
+from tasks.records import NewJob, Progress
 from tasks.records.queues import CHUNKS_LISTS
+from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, LayoutName, Span, UnplannedJob
 from tasks.transfer.volume import Volume
 
@@ -38,14 +39,16 @@ FIXED_KEYS = (
     | {f"_kombu.binding_permanent.{queue}" for queue in ("control", "merge", *CHUNKS_LISTS)}
     | {"_kombu.binding.celery.pidbox", "_kombu.binding.celeryev", "_kombu.binding.reply.celery.pidbox"}
     | {"_kombu.binding_deadlines"}
-    | {"names", "workers"}
+    | {"names", "workers", "hosts"}
 )
 
 
 @pytest.fixture
 def records(redis):
     redis.client().flushall()
-    one = Records(SecretStr(redis.url), prefix="t:", timeout_seconds=5, age_seconds=10 * DAY)
+    one = records_of(
+        Settings(redis_url=redis.url, key_prefix="t:", redis_timeout_seconds=5, record_age_seconds=10 * DAY)
+    )
     yield one
     one.close()
 
@@ -346,7 +349,11 @@ def test_reports_of_jobs_that_have_no_record_expire(records, redis, volume):
 
 
 def test_nothing_is_removed_without_redis(volume):
-    away = Records(SecretStr("redis://127.0.0.1:1/0"), prefix="t:", timeout_seconds=1, age_seconds=60)
+    away = records_of(
+        Settings(
+            redis_url="redis://127.0.0.1:1/0", key_prefix="t:", redis_timeout_seconds=1, record_age_seconds=60
+        )
+    )
     path = leave_parts(volume, new_id(), seconds=30 * DAY)
     with pytest.raises(Exception, match="cannot be reached"):
         prune(volume, away, older_than_seconds=0)

@@ -9,12 +9,11 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from support.files import MIB
+from tasks.host import records_of
 from tasks.jobs import JobState
 from tasks.records import NewJob, Progress, Records, Search
-from tasks.settings import CONNECTIONS_EACH_HOST
+from tasks.settings import CONNECTIONS_EACH_HOST, Settings
 from tasks.transfer.manifest import JobSpec, Span
 
 if TYPE_CHECKING:
@@ -97,7 +96,9 @@ def _milliseconds(redis: RedisServer, ask: Callable[[], object]) -> float:
 @contextmanager
 def _crowd(redis: RedisServer, hosts_count: int) -> Iterator[Records]:
     """A job of many chunks, at which so many hosts are with two connections each."""
-    records = Records(SecretStr(redis.url), prefix="crowd:", timeout_seconds=10, age_seconds=3600)
+    records = records_of(
+        Settings(redis_url=redis.url, key_prefix="crowd:", redis_timeout_seconds=10, record_age_seconds=3600)
+    )
     try:
         records.create([NewJob(_JOB, "http://crowd/f", JobSpec(), "plain:{}")], now=1.0)
         records.transition(_JOB, JobState.PLANNING)
