@@ -41,8 +41,8 @@ _ENDING_TICKS = 2
 _MOST_STILL_SECONDS = LEASE_SECONDS - 1
 #: A connection that has brought nothing for so long is slow; before that it may be far away.
 _FIRST_BYTES_SECONDS = 3.0
-#: Of less time than this nothing can be told; what a limit holds back all the time waits for more.
-_LEAST_MEASURED_SECONDS = 0.05
+#: Whom its job's limit holds back for such a part of the time is as quick as that lets it be, and not slow.
+_HELD_PART = 0.2
 
 
 @dataclass(slots=True)
@@ -359,17 +359,19 @@ def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:
 
 def _measure(each: _Watched, now: float) -> None:
     """Note how quick an attempt is of late; not before its first bytes came, for others take over from slow ones."""
-    brought_bytes = each.attempt.brought_bytes
-    # How quick it would be without its job's limit: to take over from it would bring nothing sooner.
-    held_seconds = each.attempt.held_by_job_seconds
-    seconds = now - each.looked_seconds - (held_seconds - each.looked_held_seconds)
-    if seconds < _LEAST_MEASURED_SECONDS or (each.looked_bytes == 0 and seconds < _FIRST_BYTES_SECONDS):
+    brought_bytes, held_seconds = each.attempt.brought_bytes, each.attempt.held_by_job_seconds
+    seconds = now - each.looked_seconds
+    if seconds <= 0 or (each.looked_bytes == 0 and seconds < _FIRST_BYTES_SECONDS):
         if each.looked_bytes == 0 and brought_bytes > 0:
             each.looked_seconds, each.looked_bytes = now, brought_bytes
             each.looked_held_seconds = held_seconds
         return
-    of_late = (brought_bytes - each.looked_bytes) / seconds
-    before = each.attempt.bytes_per_second
-    each.attempt.bytes_per_second = of_late if before is None else (before + of_late) / 2
+    if held_seconds - each.looked_held_seconds > _HELD_PART * seconds:
+        # To take over from it would bring nothing sooner, and cost what it has in its buffers.
+        each.attempt.bytes_per_second = None
+    else:
+        of_late = (brought_bytes - each.looked_bytes) / seconds
+        before = each.attempt.bytes_per_second
+        each.attempt.bytes_per_second = of_late if before is None else (before + of_late) / 2
     each.looked_seconds, each.looked_bytes = now, brought_bytes
     each.looked_held_seconds = held_seconds

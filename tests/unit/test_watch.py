@@ -385,9 +385,10 @@ def test_an_attempt_that_its_jobs_limit_holds_back_does_not_look_slow(setup):
     with watch.over(attempt, progress(attempt), slice_seconds=None):
         for seconds, done_bytes, held_seconds, speed in [
             (0.5, 100, 0.0, None),  # its first bytes
-            (1.0, 100, 0.5, None),  # nothing can be told of a time without a read
-            (1.5, 200, 0.9, 1_000),
-            (2.0, 200, 1.4, 1_000),
+            (1.0, 100, 0.5, None),
+            (1.5, 200, 0.9, None),
+            (2.0, 700, 0.95, 1_000),  # its origin is slower than its share
+            (2.5, 800, 1.3, None),
         ]:
             clock.now, attempt.done_bytes, attempt.held_by_job_seconds = seconds, done_bytes, held_seconds
             watch.tick()
