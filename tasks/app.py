@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.loaders.app import AppLoader
 from celery.signals import celeryd_after_setup
 
 from tasks.messages import urgency
@@ -46,6 +48,14 @@ PRUNE_TASK = "tasks.prune_volume"
 RECOVER_TASK = "tasks.recover_jobs"
 
 
+class _Loader(AppLoader):
+    """Imports modules as Python does."""
+
+    def import_from_cwd(self, module: str, imp: object = None, package: str | None = None) -> object:  # noqa: ARG002
+        # Celery's looks in the present folder first. Downloads go there, under names that servers choose.
+        return importlib.import_module(module, package=package)
+
+
 def make_app(settings: Settings) -> Celery:
     """A Celery app on the Redis of these settings.
 
@@ -65,7 +75,7 @@ def make_app(settings: Settings) -> Celery:
         "tasks.sweep",
         "orchestrator.plan",
     ]
-    app = Celery("manyhands", include=modules)
+    app = Celery("manyhands", include=modules, loader=_Loader)
     app.conf.update(
         broker_url=url,
         result_backend=url,
