@@ -6,6 +6,9 @@ behind somebody's chunks.
 
 from __future__ import annotations
 
+import functools
+import gc
+import importlib
 import os
 import sys
 import threading
@@ -27,6 +30,27 @@ _LEAST_SLOTS = 4
 _LAST_SECONDS = 1.6
 #: How long its supervisor waits for that: a process may be too far gone to end itself.
 GRACE_SECONDS = 1.9
+#: What Celery imports when it starts, some of it by names in its settings.
+_IMPORTED_AT_START = (
+    "billiard.pool",
+    "celery.app.control",
+    "celery.app.events",
+    "celery.app.log",
+    "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.bin.worker",
+    "celery.concurrency.thread",
+    "celery.events.receiver",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer.delayed_delivery",
+    "celery.worker.control",
+    "celery.worker.loops",
+    "celery.worker.pidbox",
+    "celery.worker.strategy",
+    "kombu.transport.redis",
+    "tasks.consumer",
+)
 
 
 def worker_services(
@@ -88,27 +112,52 @@ def _service(
     name: str, queues: Sequence[str], slots: int, celery_args: Sequence[str], loglevel: str
 ) -> Service:
     def run() -> None:
+        from celery.bin.base import CLIContext
+        from celery.bin.worker import worker
         from celery.signals import worker_shutting_down
 
         from tasks.app import app
 
         worker_shutting_down.connect(_end_soon, weak=False)
-
-        # Two workers of one name confuse Flower and each other's control commands.
-        node = f"--hostname={name}-{os.getpid()}@%h"
-        app.worker_main(
+        # Not app.worker_main: it loads all of Celery's commands, and Flower with them, which is 11 MB a process.
+        worker.main(
             [
-                "worker",
                 f"--queues={','.join(queues)}",
                 f"--concurrency={slots}",
                 "--pool=threads",
-                node,
+                # Two workers of one name confuse Flower and each other's control commands.
+                f"--hostname={name}-{os.getpid()}@%h",
                 # Neither is used here, and the first waits a second for others at each start.
                 "--without-mingle",
                 "--without-gossip",
                 f"--loglevel={loglevel}",
                 *celery_args,
-            ]
+            ],
+            prog_name="celery worker",
+            obj=CLIContext(app, no_color=None, workdir=None),  # type: ignore[arg-type]  # None: by the terminal
+            standalone_mode=False,
         )
 
-    return Service(name, lambda: Forked(name, run))
+    def start() -> Forked:
+        _prepare_to_fork()
+        return Forked(name, run)
+
+    return Service(name, start)
+
+
+@functools.cache
+def _prepare_to_fork() -> None:
+    """Import what all Celery processes need into this one, which they are forked from: they share its memory.
+
+    Done at the first fork and not before: a Redis that starts first need not wait for it.
+    """
+    from tasks.app import app
+
+    for module in _IMPORTED_AT_START:
+        importlib.import_module(module)
+    app.loader.import_default_modules()
+    app.finalize()
+    gc.collect()
+    # A collection writes into each object that it looks at, and a page that is written to is not shared any more:
+    # the first one in each process would take 24 MB.
+    gc.freeze()

@@ -18,6 +18,8 @@ from tasks.transfer.errors import BadOption
 from tasks.transfer.manifest import Priority
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from tasks.settings import Settings
 
 CONTROL_QUEUE = "control"
@@ -51,7 +53,7 @@ RECOVER_TASK = "tasks.recover_jobs"
 class _Loader(AppLoader):
     """Imports modules as Python does."""
 
-    def import_from_cwd(self, module: str, imp: object = None, package: str | None = None) -> object:  # noqa: ARG002
+    def import_from_cwd(self, module: str, imp: object = None, package: str | None = None) -> ModuleType:  # noqa: ARG002
         # Celery's looks in the present folder first. Downloads go there, under names that servers choose.
         return importlib.import_module(module, package=package)
 
