@@ -2,7 +2,7 @@
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: check lint types imports test growth chaos bench scale pictures clean
+.PHONY: check lint types imports test system growth chaos bench scale lock pictures clean
 
 check: lint types imports test
 
@@ -29,6 +29,18 @@ chaos: $(INSTALLED)
 # What a list of 10,000 files takes of Redis and of the workers' memory.
 growth: $(INSTALLED)
 	GROWTH_FILES=10000 $(BIN)/python -m pytest -s tests/system/test_queue_growth.py
+
+# What the image has in it, anew from PyPI; commit what comes of it.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+  --custom-compile-command 'make lock'
+lock: $(INSTALLED)
+	$(LOCK) pyproject.toml --output-file deploy/requirements.lock
+	$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(LOCK) - --output-file deploy/build.lock
+
+# The stack in containers, on a real Docker daemon; needs root where none runs. COMPOSE='docker compose' has version 2 do it.
+system: $(INSTALLED)
+	$(BIN)/python -m pytest tests/system/test_compose.py --durations 0
 
 bench: $(INSTALLED)
 	cd tests && ../$(BIN)/python -m bench

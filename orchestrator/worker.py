@@ -6,6 +6,9 @@ behind somebody's chunks.
 
 from __future__ import annotations
 
+import functools
+import gc
+import importlib
 import os
 import sys
 import threading
@@ -28,6 +31,27 @@ _LEAST_SLOTS = 4
 _LAST_SECONDS = 1.6
 #: How long its supervisor waits for that: a process may be too far gone to end itself.
 GRACE_SECONDS = 1.9
+#: What Celery imports when it starts, some of it by names in its settings.
+_IMPORTED_AT_START = (
+    "billiard.pool",
+    "celery.app.control",
+    "celery.app.events",
+    "celery.app.log",
+    "celery.apps.worker",
+    "celery.backends.redis",
+    "celery.bin.worker",
+    "celery.concurrency.thread",
+    "celery.events.receiver",
+    "celery.worker.autoscale",
+    "celery.worker.components",
+    "celery.worker.consumer.delayed_delivery",
+    "celery.worker.control",
+    "celery.worker.loops",
+    "celery.worker.pidbox",
+    "celery.worker.strategy",
+    "kombu.transport.redis",
+    "tasks.consumer",
+)
 
 
 def worker_services(
@@ -97,12 +121,14 @@ def _service(
     at_start: Callable[[str], object],
 ) -> Service:
     def run() -> None:
-        at_start(name)
+        from celery.bin.base import CLIContext
+        from celery.bin.worker import worker
         from celery.signals import worker_shutting_down
 
         from tasks.app import app
         from tasks.settings import settings
 
+        at_start(name)
         codes = [0]
         worker_shutting_down.connect(_end_soon, weak=False)
         worker_shutting_down.connect(lambda exitcode=0, **_: codes.append(exitcode), weak=False)
@@ -110,23 +136,47 @@ def _service(
         # Celery puts something else for what follows a per cent sign.
         own_name = settings().host_name
         host_name = "%h" if own_name is None else own_name.replace("%", "%%")
-        # Two workers of one name confuse Flower and each other's control commands.
-        node = f"--hostname={name}-{os.getpid()}@{host_name}"
-        app.worker_main(
+        # Not app.worker_main: it loads all of Celery's commands, and Flower with them, which is 11 MB a process.
+        worker.main(
             [
-                "worker",
                 f"--queues={','.join(queues)}",
                 f"--concurrency={slots}",
                 "--pool=threads",
-                node,
+                # Two workers of one name confuse Flower and each other's control commands.
+                f"--hostname={name}-{os.getpid()}@{host_name}",
                 # Neither is used here, and the first waits a second for others at each start.
                 "--without-mingle",
                 "--without-gossip",
                 f"--loglevel={loglevel}",
                 *celery_args,
-            ]
+            ],
+            prog_name="celery worker",
+            obj=CLIContext(app, no_color=None, workdir=None),  # type: ignore[arg-type]  # None: by the terminal
+            standalone_mode=False,
         )
         # Celery keeps it for itself.
         sys.exit(codes[-1])
 
-    return Service(name, lambda: Forked(name, run), hopeless_exit_code=REFUSED_EXIT_CODE)
+    def start() -> Forked:
+        _prepare_to_fork()
+        return Forked(name, run)
+
+    return Service(name, start, hopeless_exit_code=REFUSED_EXIT_CODE)
+
+
+@functools.cache
+def _prepare_to_fork() -> None:
+    """Import what all Celery processes need into this one, which they are forked from: they share its memory.
+
+    Done at the first fork and not before: a Redis that starts first need not wait for it.
+    """
+    from tasks.app import app
+
+    for module in _IMPORTED_AT_START:
+        importlib.import_module(module)
+    app.loader.import_default_modules()
+    app.finalize()
+    gc.collect()
+    # A collection writes into each object that it looks at, and a page that is written to is not shared any more:
+    # the first one in each process would take 24 MB.
+    gc.freeze()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
 from celery import Celery
 from celery.exceptions import Reject
+from celery.loaders.app import AppLoader
 from celery.signals import before_task_publish, celeryd_after_setup
 
 from tasks.messages import urgency
@@ -18,6 +20,8 @@ from tasks.transfer.errors import BadOption
 from tasks.transfer.manifest import Priority
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from tasks.settings import Settings
 
 CONTROL_QUEUE = "control"
@@ -63,6 +67,14 @@ _OUR_TASKS = frozenset(
 )
 
 
+class _Loader(AppLoader):
+    """Imports modules as Python does."""
+
+    def import_from_cwd(self, module: str, imp: object = None, package: str | None = None) -> ModuleType:  # noqa: ARG002
+        # Celery's looks in the present folder first. Downloads go there, under names that servers choose.
+        return importlib.import_module(module, package=package)
+
+
 def make_app(settings: Settings) -> Celery:
     """A Celery app on the Redis of these settings.
 
@@ -82,7 +94,7 @@ def make_app(settings: Settings) -> Celery:
         "tasks.sweep",
         "orchestrator.plan",
     ]
-    app = Celery("manyhands", include=modules)
+    app = Celery("manyhands", include=modules, loader=_Loader)
     app.conf.update(
         **server.for_broker(),
         **server.for_results(),

@@ -256,9 +256,18 @@ def flower(address: str, port: int, flower_args: tuple[str, ...]) -> None:
     sys.argv = ["flower"]  # Tornado would read ours
     # Flower's own choice leaves the arguments out, which say what a task is about.
     columns = "name,args,state,received,runtime,worker,uuid"
+    # Otherwise it runs the flowerconfig.py of the present folder. Downloads go there, under names that servers choose.
+    config = os.environ.get("FLOWER_CONF") or os.devnull
     try:
         app.start(
-            ["flower", f"--address={address}", f"--port={port}", f"--tasks_columns={columns}", *flower_args]
+            [
+                "flower",
+                f"--address={address}",
+                f"--port={port}",
+                f"--tasks_columns={columns}",
+                f"--conf={config}",
+                *flower_args,
+            ]
         )
     finally:
         # A thread that Flower's executor was starting when SIGTERM came is unknown to the executor: nobody ends it,

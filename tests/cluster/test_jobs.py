@@ -46,9 +46,7 @@ def test_two_workers_share_a_job_and_each_chunk_is_done_once(empty_cluster, serv
         record = job.wait(60)
         # A chunk's own message may come after the merge, if others brought the chunk.
         wait_until(
-            lambda: (
-                gathered.of("task-succeeded", MERGE) and len(gathered.of("task-succeeded", FETCH)) >= 24
-            ),
+            lambda: gathered.of("task-succeeded", MERGE) and len(gathered.of("task-succeeded", FETCH)) >= 24,
             what="the events of the merge and of all chunks",
         )
     assert is_right(empty_cluster)
