@@ -18,7 +18,7 @@ _WANTS_SECONDS = 1.0
 #: So long each host has to ask for its first one when chunks are sent, before others take another one.
 _FIRST_SECONDS = 0.3
 #: For so long a host has wanted one before somebody yields: as a rule one is free by then.
-_YIELDED_TO_SECONDS = 0.4
+_YIELDED_TO_SECONDS = 0.25
 #: Whom somebody yielded to has so long to make use of it.
 _TURN_MILLISECONDS = 600
 _KEPT_SECONDS = 60

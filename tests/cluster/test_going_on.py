@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 
 import pytest
@@ -47,11 +48,12 @@ def begin(records, *numbers, **options):
         assert ask(records, number, **options).is_given
 
 
-def end(records, number, holder=None):
+def end(records, number, holder=None, *, bytes_per_second=1e6):
     done = progress(number, done_bytes=CHUNK_BYTES)
     if holder is not None:
         done = Progress(JOB, Span(number), 1, CHUNK_BYTES, None, holder, ORIGIN)
-    return records.span_done(done, {"h": CHUNK_BYTES}, is_whole=True, search=SEARCH)
+    search = dataclasses.replace(SEARCH, bytes_per_second=bytes_per_second)
+    return records.span_done(done, {"h": CHUNK_BYTES}, is_whole=True, search=search)
 
 
 def test_who_is_done_goes_on_with_what_nobody_has_begun_and_then_all_is_merged(records):
@@ -171,3 +173,51 @@ def test_who_was_taken_for_silent_may_be_done_first(records, redis):
     again = end(records, 1, "h/a0")
     assert (again.chunks_done, again.merge_is_late) == (4, True)
     assert records.read(JOB).bytes_done == 4 * CHUNK_BYTES
+
+
+def report(records, number, *, left_bytes, bytes_per_second):
+    done_bytes = CHUNK_BYTES - left_bytes
+    records.report([Progress(JOB, Span(number), 1, done_bytes, bytes_per_second, f"h/a{number}", ORIGIN)])
+
+
+def test_a_small_rest_of_a_slow_one_is_fetched_twice_by_who_is_several_times_as_quick(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=300_000, bytes_per_second=100_000)
+    assert end(records, 0, bytes_per_second=1e6).span == Span(1, 0, CHUNK_BYTES)
+
+
+def test_what_is_done_in_a_moment_is_left_to_who_is_at_it(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=50_000, bytes_per_second=100_000)
+    assert end(records, 0, bytes_per_second=1e6).span is None
+
+
+def test_who_is_slow_takes_nothing_from_the_quick(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=CHUNK_BYTES, bytes_per_second=1_000_000)
+    assert end(records, 0, bytes_per_second=400_000).span is None
+    following = end(records, 2, bytes_per_second=1_000_000)
+    assert following.span == Span(1, CHUNK_BYTES // 2, CHUNK_BYTES)
+
+
+def test_a_span_is_cut_where_who_is_at_it_has_not_come_by_the_time_it_hears_of_that(records, redis):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=4_000_000, bytes_per_second=1_000_000)
+    fall_silent(redis, "h/a1", 2)  # so old is its report
+    span = end(records, 0).span
+    assert span.number == 1
+    assert span.start >= CHUNK_BYTES - 4_000_000 + 2_700_000
+    report(records, 2, left_bytes=2_000_000, bytes_per_second=1_000_000)
+    fall_silent(redis, "h/a2", 2)
+    assert end(records, 3).span is None
+
+
+def test_each_host_has_one_look_for_what_it_could_take_over(records):
+    begin(records, 0, 1)
+    begin(records, 2, 3, host="i")
+    assert end(records, 0).is_to_help
+    assert not end(records, 1).is_to_help
+    assert end(records, 2, "i/a2").is_to_help
+    assert [records.claim_help(JOB, host) for host in ("h", "i", "k")] == [False, False, True]
+    records.helps_on(JOB, "l")
+    assert not records.claim_help(JOB, "l")

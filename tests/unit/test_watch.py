@@ -26,6 +26,7 @@ class Records:
         self.asked = []
         self.connections_count = 1
         self.starving = ()
+        self.host_in_need = None
         self.claimed = []
 
     def states(self, job_ids):
@@ -45,12 +46,17 @@ class Records:
                 self.is_done,
                 self.connections_count,
                 self.starving,
+                host_in_need=self.host_in_need,
             )
             for report in self.reported
         }
 
     def claim_turn(self, starving):
         self.claimed.append(starving)
+        return True
+
+    def claim_host_turn(self, origin, host):
+        self.claimed.append((origin, host))
         return True
 
 
@@ -346,3 +352,22 @@ def test_an_attempt_that_its_jobs_limit_holds_back_does_not_look_slow(setup):
             clock.now, attempt.done_bytes, attempt.held_by_job_seconds = seconds, done_bytes, held_seconds
             watch.tick()
             assert attempt.bytes_per_second == (speed and pytest.approx(speed))
+
+
+@pytest.mark.parametrize(
+    ("starving", "connections_count", "claimed"),
+    [
+        ((), 2, "host"),
+        ((), 1, None),  # its job's only one
+        ((STARVING,), 2, "job"),  # jobs come first
+    ],
+)
+def test_an_attempt_yields_to_a_host_that_has_fewer(setup, starving, connections_count, claimed):
+    records, clock, watch, attempt = setup
+    records.starving, records.connections_count, records.host_in_need = starving, connections_count, "b"
+    with watch.over(attempt, progress(attempt), slice_seconds=60, may_yield=True):
+        clock.now = 1.0
+        watch.tick()
+    host = (progress(attempt)().origin, "b")
+    assert records.claimed == {"host": [host], "job": [STARVING], None: []}[claimed]
+    assert (attempt.stopped_by is not None) is (claimed is not None)

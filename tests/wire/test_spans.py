@@ -114,6 +114,35 @@ def test_a_cut_that_comes_too_late_harms_nothing(job):
     assert job.merged() == CONTENT
 
 
+def test_what_was_written_beyond_a_cut_is_given_up(job):
+    """A slow one that hears of a cut too late would have the job wait until it has the rest, too."""
+    chunk = job.manifest.chunk(0)
+    with job.folder.open_part(job.manifest, chunk) as part:
+        part.write(CONTENT[: 300 * KIB])
+        part.cut_to(128 * KIB)
+        assert part.is_whole
+        receipt = part.complete("h")
+    assert (receipt.length_bytes, receipt.crc32c) == (128 * KIB, crc32c(CONTENT[: 128 * KIB]))
+    assert receipt.brought_bytes == {"h": 128 * KIB}
+    assert job.fetch(0, Span(0, 128 * KIB)).proven.is_whole
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+def test_what_an_earlier_attempt_has_left_is_not_given_up(job):
+    chunk = job.manifest.chunk(0)
+    with job.folder.open_part(job.manifest, chunk) as part:
+        part.write(CONTENT[: 200 * KIB])
+        part.save("g")
+    with job.folder.open_part(job.manifest, chunk) as part:
+        part.cut_to(128 * KIB)
+        assert part.left_bytes == 200 * KIB
+        part.write(CONTENT[200 * KIB : CHUNK_BYTES])
+        part.complete("h")
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_is_cut_and_taken_over_in_whatever_order_is_the_file(job, seed):
     chance = random.Random(seed)
