@@ -160,14 +160,16 @@ def bring_below(cluster: Cluster, served, rate, *, connections, **options):
                 break
             time.sleep(0.05)
     seconds = time.monotonic() - began
+    more = (sent_bytes - len(CONTENT)) / MIB
     print(
-        f"{len(CONTENT) / seconds / rate:.3f} of the limit, {seconds:.1f} s, {record.retries_count} retries"
+        f"{len(CONTENT) / seconds / rate:.3f} of the limit, {seconds:.1f} s, {more:.2f} MiB more than the file"
     )
     assert record.state is JobState.COMPLETE, record
     assert (cluster.volume / "big.bin").read_bytes() == CONTENT
     assert served.most_open_count <= connections
-    # Nobody took over from whom the limit holds back.
-    assert sent_bytes < len(CONTENT) + connections * BUFFERS_BYTES
+    if "limit_rate" in options:
+        # Nobody took over from whom the limit holds back. From a host that is held back, others may.
+        assert sent_bytes < len(CONTENT) + connections * BUFFERS_BYTES, record
     wait_until_clean(cluster.volume)
     return record
 
