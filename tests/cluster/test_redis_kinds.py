@@ -53,7 +53,9 @@ def test_a_cluster_is_refused(tmp_path):
         def arguments(self) -> list[str]:
             return [*super().arguments(), "--cluster-enabled", "yes"]
 
-    with started(Clustered(free_port(), tmp_path)) as server:
+    # The nodes' own port is 10,000 above it.
+    port = next(port for port in iter(free_port, None) if port < 55_000)
+    with started(Clustered(port, tmp_path)) as server:
         with pytest.raises(RedisError, match="is a Redis Cluster, which Celery cannot use") as caught:
             check(server.url)
         assert not isinstance(caught.value, RedisAway)
