@@ -118,7 +118,7 @@ class Connections:
                 raise NoLease(
                     lease.wait_seconds,
                     lease.chunks_done,
-                    is_crowded=not lease.is_held and not lease.wait_seconds,
+                    is_crowded=not (lease.is_held or lease.wait_seconds or lease.is_for_another_host),
                     is_for_another_host=lease.is_for_another_host,
                 )
             if self._watch.is_draining:
