@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 _LEAST_LEFT_SECONDS = 1.0
 #: A span is cut where the one at it is not before this: it hears of the cut at its next report.
 _HEARS_SECONDS = 0.7
-#: What one who is several times as quick would bring in less than the first, and who is at it between the second and the
-#: third, is fetched a second time: cut, it would be waited for until who is at it hears of that. Of more, that is little.
+#: What one who is several times as quick would bring in less than the first, and who is at it between the second and
+#: the third, is fetched a second time: cut, it would be waited for until who is at it hears of that.
 _RACE_SECONDS, _RACE_WON_SECONDS, _RACE_LOST_SECONDS, _RACE_TIMES = 0.4, 0.6, 2.0, 4
 #: Who is so many times as slow takes nothing from a quicker one: that one becomes quicker still when others on its
 #: host are done, and would have to wait.
