@@ -19,8 +19,11 @@ _ALIVE = """
 local now = redis.call('TIME')[1] + 0
 redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
-if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[4]) end
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+if ARGV[4] ~= '' then
+  redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
+  redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[4])
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
+end
 """
 
 

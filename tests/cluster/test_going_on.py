@@ -185,8 +185,11 @@ def report(records, number, *, left_bytes, bytes_per_second):
 
 def test_a_small_rest_of_a_slow_one_is_fetched_twice_by_who_is_several_times_as_quick(records):
     begin(records, 0, 1, 2, 3)
-    report(records, 1, left_bytes=300_000, bytes_per_second=100_000)
+    report(records, 1, left_bytes=150_000, bytes_per_second=100_000)
     assert end(records, 0, bytes_per_second=1e6).span == Span(1, 0, CHUNK_BYTES)
+    # Of more than that, it is told to leave the rest.
+    report(records, 2, left_bytes=600_000, bytes_per_second=100_000)
+    assert end(records, 3, bytes_per_second=1e7).span.start > 0
 
 
 def test_what_is_done_in_a_moment_is_left_to_who_is_at_it(records):

@@ -48,12 +48,12 @@ def test_hosts_share_an_origins_connections_also_those_that_are_added(empty_clus
         wait_until(
             lambda: connections(empty_cluster) == {"a": 2, "b": 2, "c": 2}, what="equally many on three hosts"
         )
-        served.bytes_per_second = None
+        served.bytes_per_second = MIB
         record = job.wait(120)
     assert (empty_cluster.volume / "big.bin").read_bytes() == CONTENT
     assert set(record.workers) >= {"a", "b", "c"}
     assert sum(share.bytes for share in record.workers.values()) == len(CONTENT)
     assert "to=host c" in empty_cluster.log(1) + empty_cluster.log(2)
-    # Who yields has saved what came.
-    assert served.served_bytes < len(CONTENT) + 4 * MIB
+    # Who yields has saved what came; some of what was cut was on its way.
+    assert served.served_bytes < len(CONTENT) + 8 * MIB
     wait_until_clean(empty_cluster.volume)
