@@ -213,6 +213,8 @@ class Volume:
         if not self.is_worth_keeping(job_id):
             self.remove_job(job_id)
             return False
+        # There is if its sweep was ended between keeping what was asked for and seeing that there is a plan by now.
+        self.unplanned_jobs.forget(job_id)
         folder.mark_left()
         return True
 

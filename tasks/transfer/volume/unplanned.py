@@ -33,7 +33,7 @@ class UnplannedJobs:
     def forget(self, job_id: str) -> None:
         """Remove one, because its job has a plan or has ended; harmless if it is gone."""
         with contextlib.suppress(OSError):
-            self._of(job_id).unlink()
+            self._of(job_id).unlink(missing_ok=True)
             for folder in (self._path, self._path.parent):
                 folder.rmdir()
 
