@@ -253,6 +253,7 @@ class Watch:
             if attempt.has_lost_lease:
                 attempt.stop(AttemptStopped(StopReason.LEASE_LOST))
         for each in watched:
+            each.attempt.count_held()
             each.count()
         # Who lost its lease has nothing to say of a span: another may be at it, or have brought it.
         watched = [each for each in watched if not each.attempt.has_lost_lease]
