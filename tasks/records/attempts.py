@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _BREAK_MILLISECONDS = 2000
 
 # An attempt has its lease again if that has vanished, or if Redis was away when it asked; unless another is at its span
-# by now.
+# by now. Where two are at a span, the later one tells of it: would both, a third would find that nobody quick is at it.
 _REPORTED = (
     GO_WITH
     + """
@@ -30,11 +30,9 @@ local holder, span, done_bytes, speed, seconds, kept = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
-if who and who ~= holder and not redis.call('ZSCORE', job_leases, holder)
-  and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now then
-  return
-end
-if done_bytes ~= '' then
+local is_anothers = who and who ~= holder and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now
+if is_anothers and not redis.call('ZSCORE', job_leases, holder) then return end
+if done_bytes ~= '' and not is_anothers then
   redis.call('HSET', bytes, span, done_bytes)
   redis.call('HSET', speeds, span, speed .. ' ' .. holder)
   go_with(job, {bytes, speeds})

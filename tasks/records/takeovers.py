@@ -191,6 +191,7 @@ class Search:
     chunk_size_bytes: int
     size_bytes: int
     bytes_per_second: float  #: of who asks; 0: not known
+    races: bool = True  #: it may fetch what another is at too, only to be there sooner
 
 
 class TakeOvers(Leases):
@@ -247,7 +248,7 @@ class TakeOvers(Leases):
             progress.rank,
             int(LEASE_SECONDS),
             _SILENT_SECONDS,
-            _RACE_SECONDS,
+            _RACE_SECONDS if search is None or search.races else 0,
             _RACE_WON_SECONDS,
             _RACE_LOST_SECONDS,
             _RACE_TIMES,

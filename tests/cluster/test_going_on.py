@@ -51,11 +51,11 @@ def begin(records, *numbers, **options):
         assert ask(records, number, **options).is_given
 
 
-def end(records, number, holder=None, *, bytes_per_second=1e6):
+def end(records, number, holder=None, *, bytes_per_second=1e6, races=True):
     done = progress(number, done_bytes=CHUNK_BYTES)
     if holder is not None:
         done = Progress(JOB, Span(number), 1, CHUNK_BYTES, None, holder, ORIGIN)
-    search = dataclasses.replace(SEARCH, bytes_per_second=bytes_per_second)
+    search = dataclasses.replace(SEARCH, bytes_per_second=bytes_per_second, races=races)
     return records.span_done(done, {"h": CHUNK_BYTES}, is_whole=True, search=search)
 
 
@@ -190,6 +190,26 @@ def test_a_small_rest_of_a_slow_one_is_fetched_twice_by_who_is_several_times_as_
     # Of more than that, it is told to leave the rest.
     report(records, 2, left_bytes=600_000, bytes_per_second=100_000)
     assert end(records, 3, bytes_per_second=1e7).span.start > 0
+
+
+def test_nothing_is_fetched_twice_to_be_there_sooner_where_a_limit_holds(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=80_000, bytes_per_second=100_000)
+    assert end(records, 0, races=False).span is None
+    assert end(records, 2).span == Span(1, 0, CHUNK_BYTES)
+
+
+def test_what_one_fetches_a_second_time_no_third_does_while_both_report(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=150_000, bytes_per_second=100_000)
+    assert end(records, 0).span == Span(1, 0, CHUNK_BYTES)
+    report(records, 1, left_bytes=140_000, bytes_per_second=100_000)
+    assert end(records, 2).span is None
+    # Who came second has ended without it: the first one counts again.
+    second = dataclasses.replace(progress(1, done_bytes=CHUNK_BYTES - 150_000), holder="h/a0")
+    records.attempt_ended(second)
+    report(records, 1, left_bytes=130_000, bytes_per_second=100_000)
+    assert end(records, 3).span == Span(1, 0, CHUNK_BYTES)
 
 
 def test_what_is_done_in_a_moment_is_left_to_who_is_at_it(records):
