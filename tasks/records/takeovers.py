@@ -108,7 +108,9 @@ local function best()
         -- Nobody is at it, and has not been for a while: its worker died, or its message waits long.
         found = {span = all[index], number = number, start = start, stop = stop, seconds = math.huge}
       elseif at < stop and is_silent(who, ends) and (found and found.seconds or 0) < math.huge then
-        found = {span = all[index], number = number, start = start, stop = stop, seconds = 2 ^ 53}
+        found = {
+          span = all[index], number = number, start = start, stop = stop, seconds = 2 ^ 53, is_silent = true
+        }
       elseif at < stop and speed >= 0 then
         local seconds = (stop - at) / math.max(speed, 1)
         local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
@@ -162,7 +164,8 @@ if found.from then
 end
 redis.call('HSETNX', bytes, found.span, 0)
 if not took_over then redis.call('HSET', job, 'took_over', 1) end
-local deaths_count = found.from and 0 or died(deaths, bytes, speeds, job_leases, found.span, now)
+local deaths_count =
+  found.from and 0 or died(deaths, bytes, speeds, job_leases, found.span, now, found.is_silent)
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
 return {count, 0, is_late, deaths_count, tonumber(found.number), found.start, found.stop}
 """

@@ -155,6 +155,20 @@ def test_what_one_that_fell_silent_is_at_is_fetched_a_second_time(records, redis
     assert end(records, 3).span is None, "one is at it"
 
 
+def test_who_fell_silent_counts_as_dead_until_it_speaks(records, redis):
+    """A part that ends every worker is taken over before the leases of the dead end: nobody would count them."""
+    begin(records, 0, 1, 2, 3)
+    hear(redis, 5)
+    fall_silent(redis, "h/a1", 4)
+    assert end(records, 0).deaths_count == 1
+    fall_silent(redis, "h/a0", 4)
+    following = end(records, 2)
+    assert (following.span, following.deaths_count) == (Span(1, 0, CHUNK_BYTES), 2)
+    records.report([progress(1)])
+    fall_silent(redis, "h/a2", 4)
+    assert end(records, 3).deaths_count == 1
+
+
 def test_nobody_is_taken_for_silent_who_could_not_report(records, redis):
     begin(records, 0, 1, 2, 3)
     fall_silent(redis, "h/a1", 4)
