@@ -11,7 +11,8 @@ from tasks.records import Progress, RedisError, Standing, Starving
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
 from tasks.transfer.manifest import Span
-from tasks.watch import LowSpeed, Watch
+from tasks.watch import Watch
+from tasks.watched import LowSpeed
 
 
 class Records:
