@@ -35,11 +35,14 @@ _SILENT_SECONDS = 3
 _STEP_BYTES = 64 * 1024
 #: After this a host is not taken to be looking for something to take over, and another one of it may.
 _HELP_SECONDS = 5
+#: Hosts that look for one job at most: each looks twice a second, and among a thousand a look takes Redis 6 ms.
+_MOST_HELPERS = 8
 
-# In a script: have a host send somebody to look for what could be taken over; false if it has of late.
-CLAIMS_HELP = """
+# In a script: have a host send somebody to look for what could be taken over; false if it has of late, or many have.
+CLAIMS_HELP = f"""
 local function claims_help(help, host, now, kept)
   if tonumber(redis.call('ZSCORE', help, host) or 0) > now then return false end
+  if redis.call('ZCOUNT', help, '(' .. now, '+inf') >= {_MOST_HELPERS} then return false end
   redis.call('ZADD', help, now + kept, host)
   redis.call('EXPIRE', help, kept)
   return true

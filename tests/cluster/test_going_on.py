@@ -261,3 +261,7 @@ def test_each_host_has_one_look_for_what_it_could_take_over(records):
     assert [records.claim_help(JOB, host) for host in ("h", "i", "k")] == [False, False, True]
     records.helps_on(JOB, "l")
     assert not records.claim_help(JOB, "l")
+
+
+def test_of_many_hosts_few_look(records):
+    assert [records.claim_help(JOB, f"h{number}") for number in range(100)] == [True] * 8 + [False] * 92
