@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tasks import metrics
 from tasks.connections import NoLease
 from tasks.jobs import FETCHING_STATES
+from tasks.rates import present_rate
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.errors import (
@@ -299,6 +300,8 @@ class Bringing:
                 chunk_size_bytes=manifest.chunk_size_bytes,
                 size_bytes=manifest.size_bytes or 0,
                 bytes_per_second=self._host.connections.bytes_per_second(manifest.origin),
+                # What came twice would count twice for the limit.
+                races=present_rate(self._rate) is None,
             )
         try:
             if progress is not None:

@@ -23,7 +23,8 @@ from tasks.settings import Settings, settings
 from tasks.transfer.http_source import HttpLimits, Outgoing, Source, ways_out
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
-from tasks.watch import LowSpeed, Watch
+from tasks.watch import Watch
+from tasks.watched import LowSpeed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

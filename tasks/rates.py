@@ -49,9 +49,14 @@ class _Limit:
     looked_seconds: float = 0.0  #: when that was found out
 
 
+def present_rate(rate: str | None, now: Callable[[], datetime] = datetime.now) -> int | None:
+    """What a rate or a timetable lets come at the moment, in bytes a second; None: any."""
+    return None if rate is None else parse_rate(rate).at(now())
+
+
 def connections_of(rate: str | None, now: Callable[[], datetime] = datetime.now) -> int | None:
     """How many connections a job of this rate has use for at the moment; None: as many as it may have."""
-    present = parse_rate(rate).at(now()) if rate is not None else None
+    present = present_rate(rate, now)
     return None if present is None else max(1, present // _CONNECTION_BYTES)
 
 

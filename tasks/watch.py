@@ -19,18 +19,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks import metrics
-from tasks.jobs import FETCHING_STATES
-from tasks.records import LEASE_SECONDS, Progress, Records, RedisError, Standing
+from tasks.records import LEASE_SECONDS, Progress, Records, RedisError
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason, uptime_seconds
-from tasks.transfer.errors import JobTimedOut, TooSlow
 from tasks.turns import LEAST_TURN_SECONDS, Held, who_yields, who_yields_to_a_host
+from tasks.watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
 
     from tasks.jobs import JobState
     from tasks.rates import RateLimits
+    from tasks.watched import LowSpeed
 
 logger = logging.getLogger(__name__)
 
@@ -39,39 +38,6 @@ _TICK_SECONDS = 0.5
 _ENDING_TICKS = 2
 #: Leases count from the second in which they were renewed: up to one less.
 _MOST_STILL_SECONDS = LEASE_SECONDS - 1
-#: A connection that has brought nothing for so long is slow; before that it may be far away.
-_FIRST_BYTES_SECONDS = 3.0
-#: Whom its job's limit holds back for such a part of the time is as quick as that lets it be, and not slow.
-_HELD_PART = 0.2
-
-
-@dataclass(slots=True)
-class _Watched:
-    attempt: Attempt
-    progress: Callable[[], Progress]
-    ends_seconds: float | None  #: when the time slice is over, by the clock
-    window_began_seconds: float
-    window_bytes: int
-    window_held_seconds: float  #: for how long it had been held back then
-    looked_seconds: float  #: when it was last looked at
-    looked_bytes: int  #: what it had brought then
-    looked_held_seconds: float  #: for how long its job's limit had held it back then
-    began_seconds: float
-    may_yield: bool  #: to a job that has no connection at all
-    origin: str
-    counted_bytes: int  #: of what it has brought
-    counted_held_seconds: float  #: of those for which it was held back
-
-    def count(self) -> None:
-        """Count for Prometheus what it has brought since it was last counted, and for how long it was held back."""
-        # Before that it is not told apart from what earlier attempts left.
-        brought_bytes = self.attempt.brought_bytes if self.attempt.has_begun else 0
-        metrics.brought(self.origin, brought_bytes - self.counted_bytes)
-        # Some may be given up again: they came nevertheless, and once.
-        self.counted_bytes = max(self.counted_bytes, brought_bytes)
-        held_seconds = self.attempt.held_seconds
-        metrics.throttled(metrics.Throttle.RATE, held_seconds - self.counted_held_seconds)
-        self.counted_held_seconds = held_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +45,6 @@ class _Guarded:
     attempt: Attempt
     job_id: str | None
     states: Collection[JobState]
-
-
-@dataclass(frozen=True, slots=True)
-class LowSpeed:
-    """Connections that bring less than this many bytes a second over the window are dropped; 0: none is."""
-
-    bytes_per_second: float
-    window_seconds: float
 
 
 class Watch:
@@ -109,7 +67,7 @@ class Watch:
         self._clock = clock
         self._tick_seconds = tick_seconds
         self.pulse = Pulse(_MOST_STILL_SECONDS, clock=uptime)
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
         self._at_work: Counter[str] = Counter()  # jobs that are planned or merged
         self._guarded: dict[str, _Guarded] = {}
         self._lock = threading.Lock()
@@ -146,22 +104,8 @@ class Watch:
             may_yield: whether it may be ended before, for a job that has no connection at all.
             limit_rate: what its job may bring a second, as far as it is known now; None: any.
         """
-        now = self._clock()
-        watched = _Watched(
-            attempt=attempt,
-            progress=progress,
-            ends_seconds=None if slice_seconds is None else now + slice_seconds,
-            window_began_seconds=now,
-            window_bytes=attempt.done_bytes,
-            window_held_seconds=attempt.held_seconds,
-            looked_seconds=now,
-            looked_held_seconds=attempt.held_by_job_seconds,
-            looked_bytes=0,
-            began_seconds=now,
-            may_yield=may_yield,
-            origin=progress().origin,
-            counted_bytes=attempt.brought_bytes if attempt.has_begun else 0,
-            counted_held_seconds=attempt.held_seconds,
+        watched = Watched(
+            attempt, progress, slice_seconds=slice_seconds, may_yield=may_yield, now=self._clock()
         )
         with self._lock:
             self._watched[attempt.name] = watched
@@ -258,10 +202,9 @@ class Watch:
         watched = [each for each in watched if not each.attempt.has_lost_lease]
         now = self._clock()
         for each in watched:
-            if each.ends_seconds is not None and now >= each.ends_seconds:
-                each.attempt.stop(AttemptStopped(StopReason.SLICE))
-            self._check_speed(each, now)
-            _measure(each, now)
+            each.check_slice(now)
+            each.check_speed(self._low_speed, now)
+            each.measure(now)
         try:
             self._report(watched, guarded)
         except RedisError as error:
@@ -274,7 +217,7 @@ class Watch:
         if self._limits is not None:
             self._limits.renew(redis_is_away=self._redis_is_away)
 
-    def _report(self, watched: Sequence[_Watched], guarded: Sequence[_Guarded]) -> None:
+    def _report(self, watched: Sequence[Watched], guarded: Sequence[_Guarded]) -> None:
         """Report what goes on, and end what is told to end."""
         now = self._clock()
         with self._lock:
@@ -287,7 +230,7 @@ class Watch:
         for each in watched:
             report = reports[each.attempt.name]
             standing = standings[report.holder]
-            _tell(each.attempt, report, standing)
+            each.tell(report, standing)
             # Where Redis was emptied, nobody knows better than before.
             if self._limits is not None and standing.state is not None:
                 self._limits.heard(report.job_id, standing.limit_rate)
@@ -319,18 +262,6 @@ class Watch:
             each, host = chosen
             _yield(each, f"host {host}", lambda: self._records.claim_host_turn(each.report.origin, host))
 
-    def _check_speed(self, each: _Watched, now: float) -> None:
-        # Whom we hold back ourselves is not slow.
-        held_seconds = each.attempt.held_seconds
-        seconds = now - each.window_began_seconds - (held_seconds - each.window_held_seconds)
-        if seconds < self._low_speed.window_seconds:
-            return
-        came_bytes = each.attempt.done_bytes - each.window_bytes
-        each.window_began_seconds, each.window_bytes = now, each.attempt.done_bytes
-        each.window_held_seconds = held_seconds
-        if came_bytes < self._low_speed.bytes_per_second * seconds:
-            each.attempt.stop(TooSlow(came_bytes, seconds))
-
 
 def _yield(each: Held, to: str, claim: Callable[[], bool]) -> None:
     """End an attempt as at the end of its time slice, if nobody else does so for the same."""
@@ -341,37 +272,3 @@ def _yield(each: Held, to: str, claim: Callable[[], bool]) -> None:
     if is_claimed:
         logger.info("yielded job=%s span=%s to=%s", each.report.job_id, each.report.span, to)
         each.attempt.stop(AttemptStopped(StopReason.SLICE))
-
-
-def _tell(attempt: Attempt, report: Progress, standing: Standing) -> None:
-    """End an attempt that has to end, and let it know where its span does."""
-    if standing.state is None:
-        return  # Redis was emptied: what is fetched goes on, and the job's record comes back from the volume
-    if standing.state not in FETCHING_STATES or standing.generation > report.generation:
-        attempt.stop(AttemptStopped(StopReason.JOB_ENDED))
-    elif standing.is_done:
-        attempt.stop(AttemptStopped(StopReason.DONE))
-    elif standing.is_overdue:
-        attempt.stop(JobTimedOut(report.job_id))
-    if standing.stop is not None and report.span is not None:
-        attempt.cut_bytes = standing.stop - report.span.start
-
-
-def _measure(each: _Watched, now: float) -> None:
-    """Note how quick an attempt is of late; not before its first bytes came, for others take over from slow ones."""
-    brought_bytes, held_seconds = each.attempt.brought_bytes, each.attempt.held_by_job_seconds
-    seconds = now - each.looked_seconds
-    if seconds <= 0 or (each.looked_bytes == 0 and seconds < _FIRST_BYTES_SECONDS):
-        if each.looked_bytes == 0 and brought_bytes > 0:
-            each.looked_seconds, each.looked_bytes = now, brought_bytes
-            each.looked_held_seconds = held_seconds
-        return
-    if held_seconds - each.looked_held_seconds > _HELD_PART * seconds:
-        # To take over from it would bring nothing sooner, and cost what it has in its buffers.
-        each.attempt.bytes_per_second = None
-    else:
-        of_late = (brought_bytes - each.looked_bytes) / seconds
-        before = each.attempt.bytes_per_second
-        each.attempt.bytes_per_second = of_late if before is None else (before + of_late) / 2
-    each.looked_seconds, each.looked_bytes = now, brought_bytes
-    each.looked_held_seconds = held_seconds

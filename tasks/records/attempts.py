@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 _BREAK_MILLISECONDS = 2000
 
 # An attempt has its lease again if that has vanished, or if Redis was away when it asked; unless another is at its span
-# by now.
+# by now. Where two are at a span, the later one tells of it: would both, a third would find that nobody quick is at it.
 _REPORTED = (
     GO_WITH
     + """
-local job, bytes, speeds, job_leases, origin_leases = unpack(KEYS)
+local job, bytes, speeds, deaths, job_leases, origin_leases = unpack(KEYS)
 local holder, span, done_bytes, speed, seconds, kept = unpack(ARGV)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
 local who = string.match(redis.call('HGET', speeds, span) or '', '^%S+ (.*)$')
-if who and who ~= holder and not redis.call('ZSCORE', job_leases, holder)
-  and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now then
-  return
-end
-if done_bytes ~= '' then
+local is_anothers = who and who ~= holder and tonumber(redis.call('ZSCORE', job_leases, who) or 0) > now
+if is_anothers and not redis.call('ZSCORE', job_leases, holder) then return end
+-- Who was taken for dead, as it was silent, is not.
+if is_anothers then redis.call('HDEL', deaths, span) end
+if done_bytes ~= '' and not is_anothers then
   redis.call('HSET', bytes, span, done_bytes)
   redis.call('HSET', speeds, span, speed .. ' ' .. holder)
   go_with(job, {bytes, speeds})
@@ -154,7 +154,7 @@ class Attempts(Leases):
     def _store(self, report: Progress, pipe: Any) -> None:
         """Have a pipeline store the progress of an attempt, and renew its lease."""
         keys = [
-            *(self.key(report.job_id, kind) for kind in ("", "bytes", "speeds")),
+            *(self.key(report.job_id, kind) for kind in ("", "bytes", "speeds", "deaths")),
             *self.leases_of(report),
         ]
         args = [

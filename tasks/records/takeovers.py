@@ -35,11 +35,14 @@ _SILENT_SECONDS = 3
 _STEP_BYTES = 64 * 1024
 #: After this a host is not taken to be looking for something to take over, and another one of it may.
 _HELP_SECONDS = 5
+#: Hosts that look for one job at most: each looks twice a second, and among a thousand a look takes Redis 6 ms.
+_MOST_HELPERS = 8
 
-# In a script: have a host send somebody to look for what could be taken over; false if it has of late.
-CLAIMS_HELP = """
+# In a script: have a host send somebody to look for what could be taken over; false if it has of late, or many have.
+CLAIMS_HELP = f"""
 local function claims_help(help, host, now, kept)
   if tonumber(redis.call('ZSCORE', help, host) or 0) > now then return false end
+  if redis.call('ZCOUNT', help, '(' .. now, '+inf') >= {_MOST_HELPERS} then return false end
   redis.call('ZADD', help, now + kept, host)
   redis.call('EXPIRE', help, kept)
   return true
@@ -108,7 +111,9 @@ local function best()
         -- Nobody is at it, and has not been for a while: its worker died, or its message waits long.
         found = {span = all[index], number = number, start = start, stop = stop, seconds = math.huge}
       elseif at < stop and is_silent(who, ends) and (found and found.seconds or 0) < math.huge then
-        found = {span = all[index], number = number, start = start, stop = stop, seconds = 2 ^ 53}
+        found = {
+          span = all[index], number = number, start = start, stop = stop, seconds = 2 ^ 53, is_silent = true
+        }
       elseif at < stop and speed >= 0 then
         local seconds = (stop - at) / math.max(speed, 1)
         local my_speed = tonumber(mine) > 0 and tonumber(mine) or math.max(speed, 1)
@@ -162,7 +167,8 @@ if found.from then
 end
 redis.call('HSETNX', bytes, found.span, 0)
 if not took_over then redis.call('HSET', job, 'took_over', 1) end
-local deaths_count = found.from and 0 or died(deaths, bytes, speeds, job_leases, found.span, now)
+local deaths_count =
+  found.from and 0 or died(deaths, bytes, speeds, job_leases, found.span, now, found.is_silent)
 redis.call('HSET', speeds, found.span, '-1 ' .. holder)
 return {count, 0, is_late, deaths_count, tonumber(found.number), found.start, found.stop}
 """
@@ -191,6 +197,7 @@ class Search:
     chunk_size_bytes: int
     size_bytes: int
     bytes_per_second: float  #: of who asks; 0: not known
+    races: bool = True  #: it may fetch what another is at too, only to be there sooner
 
 
 class TakeOvers(Leases):
@@ -247,7 +254,7 @@ class TakeOvers(Leases):
             progress.rank,
             int(LEASE_SECONDS),
             _SILENT_SECONDS,
-            _RACE_SECONDS,
+            _RACE_SECONDS if search is None or search.races else 0,
             _RACE_WON_SECONDS,
             _RACE_LOST_SECONDS,
             _RACE_TIMES,

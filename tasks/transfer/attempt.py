@@ -88,9 +88,12 @@ class Attempt:
         self.bytes_per_second: float | None = None  #: of late, as the watcher measured it
         self.cut_bytes: int | None = None  #: what follows these bytes of the span, another worker fetches
         self.pace: Pace | None = None  #: holds its reads back; None: nothing does
-        self.held_seconds = 0.0  #: for how long it was held back, in all
+        self.held_seconds = 0.0  #: for how long it was held back, in all; see `count_held`
         self.held_by_job_seconds = 0.0  #: of these, for how long its job's limit did
         self.stopped_by: AttemptStopped | TransferError | None = None
+        self._held_since: tuple[float, bool] | None = (
+            None  # it is held back now, and by its job's limit or not
+        )
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -141,13 +144,24 @@ class Attempt:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Have the reading thread wait, because of its job's limit or its host's; raises as `check` does."""
-        began_seconds = clock()
+        self._held_since = clock(), by_job
         self._stopped.wait(seconds)
-        held_seconds = clock() - began_seconds
-        self.held_seconds += held_seconds
-        if by_job:
-            self.held_by_job_seconds += held_seconds
+        self.count_held(clock)
+        with self._lock:  # see `count_held`: another thread may be at it
+            self._held_since = None
         self.check()
+
+    def count_held(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Count what has passed of a wait that goes on: until it is over, who is held back looks like who is slow."""
+        with self._lock:
+            if self._held_since is None:
+                return
+            now = clock()
+            since_seconds, by_job = self._held_since
+            self._held_since = now, by_job
+            self.held_seconds += now - since_seconds
+            if by_job:
+                self.held_by_job_seconds += now - since_seconds
 
     def check(self) -> None:
         """Raise what it was stopped by, if it was stopped."""

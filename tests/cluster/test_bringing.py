@@ -13,7 +13,8 @@ from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, LayoutName
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
-from tasks.watch import LowSpeed, Watch
+from tasks.watch import Watch
+from tasks.watched import LowSpeed
 
 
 def test_a_volume_that_fails_does_not_keep_a_chunk_from_telling_of_it(redis, tmp_path):

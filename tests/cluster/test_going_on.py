@@ -51,11 +51,11 @@ def begin(records, *numbers, **options):
         assert ask(records, number, **options).is_given
 
 
-def end(records, number, holder=None, *, bytes_per_second=1e6):
+def end(records, number, holder=None, *, bytes_per_second=1e6, races=True):
     done = progress(number, done_bytes=CHUNK_BYTES)
     if holder is not None:
         done = Progress(JOB, Span(number), 1, CHUNK_BYTES, None, holder, ORIGIN)
-    search = dataclasses.replace(SEARCH, bytes_per_second=bytes_per_second)
+    search = dataclasses.replace(SEARCH, bytes_per_second=bytes_per_second, races=races)
     return records.span_done(done, {"h": CHUNK_BYTES}, is_whole=True, search=search)
 
 
@@ -155,6 +155,20 @@ def test_what_one_that_fell_silent_is_at_is_fetched_a_second_time(records, redis
     assert end(records, 3).span is None, "one is at it"
 
 
+def test_who_fell_silent_counts_as_dead_until_it_speaks(records, redis):
+    """A part that ends every worker is taken over before the leases of the dead end: nobody would count them."""
+    begin(records, 0, 1, 2, 3)
+    hear(redis, 5)
+    fall_silent(redis, "h/a1", 4)
+    assert end(records, 0).deaths_count == 1
+    fall_silent(redis, "h/a0", 4)
+    following = end(records, 2)
+    assert (following.span, following.deaths_count) == (Span(1, 0, CHUNK_BYTES), 2)
+    records.report([progress(1)])
+    fall_silent(redis, "h/a2", 4)
+    assert end(records, 3).deaths_count == 1
+
+
 def test_nobody_is_taken_for_silent_who_could_not_report(records, redis):
     begin(records, 0, 1, 2, 3)
     fall_silent(redis, "h/a1", 4)
@@ -192,6 +206,26 @@ def test_a_small_rest_of_a_slow_one_is_fetched_twice_by_who_is_several_times_as_
     assert end(records, 3, bytes_per_second=1e7).span.start > 0
 
 
+def test_nothing_is_fetched_twice_to_be_there_sooner_where_a_limit_holds(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=80_000, bytes_per_second=100_000)
+    assert end(records, 0, races=False).span is None
+    assert end(records, 2).span == Span(1, 0, CHUNK_BYTES)
+
+
+def test_what_one_fetches_a_second_time_no_third_does_while_both_report(records):
+    begin(records, 0, 1, 2, 3)
+    report(records, 1, left_bytes=150_000, bytes_per_second=100_000)
+    assert end(records, 0).span == Span(1, 0, CHUNK_BYTES)
+    report(records, 1, left_bytes=140_000, bytes_per_second=100_000)
+    assert end(records, 2).span is None
+    # Who came second has ended without it: the first one counts again.
+    second = dataclasses.replace(progress(1, done_bytes=CHUNK_BYTES - 150_000), holder="h/a0")
+    records.attempt_ended(second)
+    report(records, 1, left_bytes=130_000, bytes_per_second=100_000)
+    assert end(records, 3).span == Span(1, 0, CHUNK_BYTES)
+
+
 def test_what_is_done_in_a_moment_is_left_to_who_is_at_it(records):
     begin(records, 0, 1, 2, 3)
     report(records, 1, left_bytes=50_000, bytes_per_second=100_000)
@@ -227,3 +261,7 @@ def test_each_host_has_one_look_for_what_it_could_take_over(records):
     assert [records.claim_help(JOB, host) for host in ("h", "i", "k")] == [False, False, True]
     records.helps_on(JOB, "l")
     assert not records.claim_help(JOB, "l")
+
+
+def test_of_many_hosts_few_look(records):
+    assert [records.claim_help(JOB, f"h{number}") for number in range(100)] == [True] * 8 + [False] * 92

@@ -1,4 +1,4 @@
-"""RateLimits of rates: what processes share of one, and what the origin and the record see of it."""
+"""Limits of rates: what processes share of one, and what the origin and the record see of it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from tasks.host import Host, records_of
 from tasks.settings import Settings
 from tasks.transfer.retry import RetryPolicy
 from tasks.transfer.volume import Volume
-from tasks.watch import LowSpeed, Watch
+from tasks.watch import Watch
+from tasks.watched import LowSpeed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

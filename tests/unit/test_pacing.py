@@ -1,7 +1,11 @@
 """Buckets, with a clock of the test's: nobody waits."""
 
+import contextlib
+import threading
+
 import pytest
 
+from support.tools import wait_until
 from tasks.transfer.attempt import Attempt, AttemptStopped, StopReason
 from tasks.transfer.pacing import Bucket, Pace
 
@@ -138,3 +142,25 @@ def test_an_attempt_counts_how_long_it_was_held_back():
     attempt.hold(0.001, True, lambda: next(times))
     attempt.hold(0.001, False, lambda: next(times))
     assert (attempt.held_seconds, attempt.held_by_job_seconds) == (3.0, 2.0)
+
+
+def test_a_wait_that_goes_on_counts_too(clock):
+    """A thread may wake late: meanwhile who is held back must not look like who is slow."""
+    attempt = Attempt("a1")
+
+    def hold():
+        with contextlib.suppress(AttemptStopped):
+            attempt.hold(60, True, clock)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    wait_until(lambda: attempt._held_since is not None, what="the wait")
+    for clock.now in (2.0, 5.0):
+        attempt.count_held(clock)
+        assert (attempt.held_seconds, attempt.held_by_job_seconds) == (clock.now, clock.now)
+    clock.now = 7.0
+    attempt.stop(AttemptStopped(StopReason.DRAIN))
+    thread.join(10)
+    clock.now = 9.0
+    attempt.count_held(clock)
+    assert attempt.held_by_job_seconds == 7.0, "it waits no more"

@@ -1,6 +1,7 @@
 """The watch, with a clock of the test's and records that the test wrote."""
 
 import contextlib
+import time
 
 import pytest
 
@@ -10,7 +11,8 @@ from tasks.records import Progress, RedisError, Standing, Starving
 from tasks.transfer.attempt import Attempt, AttemptStopped, Pulse, StopReason
 from tasks.transfer.errors import JobTimedOut, TooSlow
 from tasks.transfer.manifest import Span
-from tasks.watch import LowSpeed, Watch
+from tasks.watch import Watch
+from tasks.watched import LowSpeed
 
 
 class Records:
@@ -393,6 +395,18 @@ def test_an_attempt_that_its_jobs_limit_holds_back_does_not_look_slow(setup):
             clock.now, attempt.done_bytes, attempt.held_by_job_seconds = seconds, done_bytes, held_seconds
             watch.tick()
             assert attempt.bytes_per_second == (speed and pytest.approx(speed))
+
+
+def test_an_attempt_that_is_held_back_just_now_does_not_look_as_if_it_stood_still(setup):
+    _, clock, watch, attempt = setup
+    attempt.begin_at(0)
+    attempt.done_bytes = 100
+    with watch.over(attempt, progress(attempt), slice_seconds=None):
+        watch.tick()
+        attempt._held_since = time.monotonic() - 60, True  # since a minute, in one wait
+        clock.now = 0.5
+        watch.tick()
+        assert attempt.bytes_per_second is None
 
 
 @pytest.mark.parametrize(

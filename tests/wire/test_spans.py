@@ -17,6 +17,7 @@ from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.manifest import JobSpec, LayoutName, SourceRequest, Span
 from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
 from tasks.transfer.volume import Volume
+from tasks.transfer.volume.part_writer import PartWriter
 
 KIB = 1024
 CONTENT = random.Random(3).randbytes(1000 * KIB + 7)
@@ -139,6 +140,35 @@ def test_what_an_earlier_attempt_has_left_is_not_given_up(job):
         assert part.left_bytes == 200 * KIB
         part.write(CONTENT[200 * KIB : CHUNK_BYTES])
         part.complete("h")
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+def test_who_comes_second_leaves_the_receipt_that_proves_as_much(job):
+    """The first one's file is gone by then, in the layout of parts: the other has copied what was there of it."""
+    chunk, seconds = job.manifest.chunk(0), [0.0]
+    plan_folder = job.folder._plan_folder(job.manifest)
+    with PartWriter(plan_folder, job.manifest, chunk, clock=lambda: seconds[0]) as slow:
+        slow.write(CONTENT[: 100 * KIB])
+        seconds[0] = 60.0
+        slow.keep_pace("slow")
+        assert job.fetch(0).proven.is_whole
+        slow.write(CONTENT[100 * KIB : CHUNK_BYTES])
+        assert set(slow.complete("slow").brought_bytes) == {"slow", "h"}
+    assert job.folder.proven(job.manifest, chunk).is_whole
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+def test_who_was_cut_leaves_the_receipt_of_who_brought_all(job):
+    chunk = job.manifest.chunk(0)
+    with job.folder.open_part(job.manifest, chunk) as slow:
+        slow.write(CONTENT[: 100 * KIB])
+        assert job.fetch(0).proven.is_whole
+        slow.cut_to(128 * KIB)
+        slow.write(CONTENT[100 * KIB : 128 * KIB])
+        slow.complete("slow")
+    assert job.folder.proven(job.manifest, chunk).is_whole
     job.fetch_others(0)
     assert job.merged() == CONTENT
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from tasks.transfer.digests import crc32c
 from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Receipt, Span
 from tasks.transfer.volume.files import read_blocks, this_boot, volume_errors, write_all, write_whole
-from tasks.transfer.volume.proof import SHARED_FILE_NAME, read_checkpoint, stem_of, vouches_truly
+from tasks.transfer.volume.proof import (
+    SHARED_FILE_NAME,
+    read_checkpoint,
+    standing_receipt,
+    stem_of,
+    vouches_truly,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +39,7 @@ class PartWriter:
 
     Two attempts at one chunk never harm each other: in the shared file both write the same bytes at the
     same offsets (a strong validator says so), and a part's own file is nobody else's. Each
-    receipt names its file, so whichever receipt is written last is true.
+    receipt names its file, and one that proves as much as the later one would is not replaced.
     """
 
     def __init__(
@@ -57,6 +63,7 @@ class PartWriter:
             clock: for checkpoints now and then.
         """
         self._folder = folder
+        self._manifest = manifest
         self._check_lease = check_lease
         self._clock = clock
         self._span = span or Span(chunk.number)
@@ -191,9 +198,17 @@ class PartWriter:
         return left.length_bytes > self.done_bytes
 
     def complete(self, worker: str) -> Receipt:
-        """Leave a receipt: the part is whole and, unless sync is off, on disk."""
+        """Leave a receipt: the part is whole and, unless sync is off, on disk.
+
+        Returns:
+            It, or the one of another attempt that was quicker, and has brought as much at least.
+        """
         self._check_lease()
         with volume_errors(self._folder):
+            if receipt := self._quicker_receipt():
+                self._path("checkpoint").unlink(missing_ok=True)
+                self._is_vouched_for = False
+                return receipt
             if not self._is_shared:
                 os.ftruncate(self._fd, self.done_bytes)  # an attempt that started over may leave a tail
             if self._sync:
@@ -203,6 +218,18 @@ class PartWriter:
             write_whole(self._path("receipt"), receipt.model_dump_json(), sync=self._sync)
             self._is_vouched_for = True
             self._path("checkpoint").unlink(missing_ok=True)
+        return receipt
+
+    def _quicker_receipt(self) -> Receipt | None:
+        """What another attempt has left that proves as much; None: nobody has.
+
+        It has copied what there was of this one's own file and removed that, or has not heard of the cut: a receipt in
+        its place would prove nothing, or less.
+        """
+        receipt = standing_receipt(self._folder, self._manifest, self._span)
+        # Of a stream of unknown length the later attempt may have more.
+        if receipt is None or self.length_bytes is None or receipt.length_bytes < self.done_bytes:
+            return None
         return receipt
 
     def _state(self, worker: str, *, is_synced: bool = False) -> dict[str, object]:

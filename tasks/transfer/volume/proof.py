@@ -11,7 +11,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from tasks.transfer.digests import crc32c
-from tasks.transfer.manifest import Checkpoint, LayoutName, Proven, Receipt
+from tasks.transfer.manifest import Checkpoint, LayoutName, Proven, Receipt, Span
 from tasks.transfer.volume.files import read_blocks, this_boot
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ def prove(folder: Path, manifest: Manifest, chunk: Chunk) -> Proven:
     receipts: list[Receipt] = []
     done_bytes = 0
     while done_bytes != chunk.length_bytes:
-        receipt = _read_receipt(folder, stem_of(chunk.number, done_bytes))
-        if receipt is None or receipt.start != done_bytes:
-            return Proven(tuple(receipts), is_whole=False)
-        if not _is_there(folder, manifest, receipt):
+        receipt = standing_receipt(folder, manifest, Span(chunk.number, done_bytes))
+        if receipt is None:
             return Proven(tuple(receipts), is_whole=False)
         if chunk.length_bytes is None:
             return Proven((receipt,), is_whole=True)
@@ -41,6 +39,14 @@ def prove(folder: Path, manifest: Manifest, chunk: Chunk) -> Proven:
         receipts.append(receipt)
         done_bytes += receipt.length_bytes
     return Proven(tuple(receipts), is_whole=True)
+
+
+def standing_receipt(folder: Path, manifest: Manifest, span: Span) -> Receipt | None:
+    """The receipt of what begins where a span does, if the file that it names is there; None: there is no such."""
+    receipt = _read_receipt(folder, stem_of(span.number, span.start))
+    if receipt is None or receipt.start != span.start or not _is_there(folder, manifest, receipt):
+        return None
+    return receipt
 
 
 def refute(
