@@ -76,9 +76,11 @@ class Asked(Generic[_Value]):
     def _ask(self) -> _Value | None:
         try:
             value = self._ask_for()
-        except TransferError as error:
+        except (TransferError, ValueError, TypeError) as error:
+            # Not only errors of ours: what Redis has may be damaged, and must not hide what this worker itself counted.
             if not self._is_away:
-                logger.warning("%s not measured error=%s", self._what, error)
+                told = error if isinstance(error, TransferError) else type(error).__name__
+                logger.warning("%s not measured error=%s", self._what, told)
             self._is_away = True
             return None
         self._is_away = False

@@ -425,6 +425,23 @@ def test_a_redis_that_hangs_holds_up_neither_health_nor_the_rest_of_the_metrics(
         one.redis.continue_process()
 
 
+def test_a_damaged_record_hides_nothing_that_the_worker_itself_counted(worker):
+    one, port, _ = worker
+    with one.redis.client() as client:
+        client.hset("manyhands:job:damaged", "state", b"\xff\xfe")
+        client.sadd("manyhands:active", "damaged")
+        try:
+            wait_until(
+                lambda: metrics_of(port)["manyhands_redis_up"] == 0, seconds=60, what="the damage being seen"
+            )
+            assert metrics_of(port)["manyhands_volume_up"] == 1
+            assert page(port, "/healthz")[0] == 200
+        finally:
+            client.srem("manyhands:active", "damaged")
+            client.delete("manyhands:job:damaged")
+    wait_until(lambda: metrics_of(port)["manyhands_redis_up"] == 1, seconds=60, what="figures again")
+
+
 def test_a_volume_that_is_gone_is_told(worker: tuple[Cluster, int, psutil.Process]):
     one, port, _ = worker
     away = one.volume.with_name("away")
