@@ -83,7 +83,7 @@ def config_for(control_port: int, chunks_port: int, flower_port: int) -> str:
     text = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     for old, new in (
         (
-            '["worker-1:9109", "worker-2:9109", "head:9109"]',
+            '["worker-1:9109", "worker-2:9109", "head:9110"]',
             f'["127.0.0.1:{control_port}", "127.0.0.1:{chunks_port}"]',
         ),
         # It asks the machine's name servers and never /etc/hosts: here nobody is found so.
@@ -513,6 +513,10 @@ def test_a_port_that_is_taken_is_told_at_once(empty_cluster):
     )
     assert told.returncode == 2
     assert "192.0.2.1" in told.stderr
+    assert "another worker" not in told.stderr
+    told = empty_cluster.run("worker", ORCHESTRATOR_METRICS_PORT=port, ORCHESTRATOR_METRICS_ADDRESS="a..b")
+    assert (told.returncode, "Traceback" in told.stderr) == (2, False)
+    assert "'a..b', which is no address" in told.stderr
 
 
 def test_health_of_nobody_is_told_in_a_sentence(empty_cluster):
