@@ -72,7 +72,9 @@ class _Collector:
         yield from _processes(seen.vitals)
         yield from _volume(seen.space)
         if seen.serves_control:
-            yield _gauge("redis_up", "Whether Redis answers.", [((), seen.figures is not None)])
+            yield _gauge(
+                "redis_up", "Whether Redis answers, with what makes sense.", [((), seen.figures is not None)]
+            )
         if seen.figures is not None:
             yield from _cluster(seen.figures, seen.limits or {})
 

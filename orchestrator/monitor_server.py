@@ -76,8 +76,7 @@ class Asked(Generic[_Value]):
     def _ask(self) -> _Value | None:
         try:
             value = self._ask_for()
-        except (TransferError, ValueError, TypeError) as error:
-            # Not only errors of ours: what Redis has may be damaged, and must not hide what this worker itself counted.
+        except Exception as error:  # noqa: BLE001  (what Redis has may be damaged; the worker's own counts are shown)
             if not self._is_away:
                 told = error if isinstance(error, TransferError) else type(error).__name__
                 logger.warning("%s not measured error=%s", self._what, told)
