@@ -39,12 +39,11 @@ _VITAL_THREADS = ("watch", "sweep")
 
 # One line: numbers of 8 bytes, then two texts, of which one is the present one while the other is written.
 _HEAD_BYTES = 64
-_TEXT_BYTES = 512 * 1024  # of what counts most; pages that nobody writes to take no memory
-_LINE_BYTES = _HEAD_BYTES + 2 * _TEXT_BYTES
+TEXT_BYTES = 512 * 1024  #: room for all that may be counted; pages that nobody writes to take no memory
+_LINE_BYTES = _HEAD_BYTES + 2 * TEXT_BYTES
 _BEAT, _BEGAN, _AWAY_SINCE = range(3)  # times of the machine's clock; 0: never
-_PID, _STARTS, _LOST_THREADS, _LENGTH = range(
-    3, 7
-)  # the length: of the present text, and in its last bit which it is
+# The length: of the present text, and in its last bit which it is.
+_PID, _STARTS, _LOST_THREADS, _LENGTH = range(3, 7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ class Board:
                 return text
 
     def _put_text(self, line: int, text: bytes) -> None:
-        if len(text) > _TEXT_BYTES:
+        if len(text) > TEXT_BYTES:
             logger.error("counts not shown bytes=%d", len(text))
             return
         half = 1 - self._int(line, _LENGTH) % 2
@@ -166,7 +165,7 @@ class Board:
 
     @staticmethod
     def _text_begin(line: int, half: int) -> int:
-        return line * _LINE_BYTES + _HEAD_BYTES + half * _TEXT_BYTES
+        return line * _LINE_BYTES + _HEAD_BYTES + half * TEXT_BYTES
 
     def _float(self, line: int, field: int) -> float:
         return self._floats[line * _LINE_BYTES // 8 + field]

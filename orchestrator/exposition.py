@@ -44,9 +44,8 @@ class Seen:
     version: str
     tally: Tally  #: of all processes of this worker
     vitals: Iterable[Vitals]
-    space: (
-        tuple[int, int] | None
-    )  #: free bytes of the volume and all of it; None: it does not answer, or is not there
+    #: Free bytes of the volume and all of it; None: it does not answer, or is not there.
+    space: tuple[int, int] | None
     serves_control: bool
     figures: ClusterFigures | None = None  #: None: Redis does not answer, or this is no control
     limits: Mapping[str, int] | None = None  #: connections by origin, of those in the figures
@@ -73,7 +72,9 @@ class _Collector:
         yield from _processes(seen.vitals)
         yield from _volume(seen.space)
         if seen.serves_control:
-            yield _gauge("redis_up", "Whether Redis answers.", [((), seen.figures is not None)])
+            yield _gauge(
+                "redis_up", "Whether Redis answers, with what makes sense.", [((), seen.figures is not None)]
+            )
         if seen.figures is not None:
             yield from _cluster(seen.figures, seen.limits or {})
 

@@ -6,6 +6,7 @@ other askers. The supervisor opens the port, so that one that is taken is told a
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 from typing import TYPE_CHECKING
@@ -57,10 +58,6 @@ class Monitor:
         if self._board is not None:
             self._board.enter(name)
 
-    def close(self) -> None:
-        """Listen no more."""
-        self._listener.close()
-
     def _serve(self) -> None:
         # Here, in the process that needs them: they are some megabytes.
         from orchestrator.monitor_server import serve
@@ -78,8 +75,13 @@ def _listen(settings: Settings) -> socket.socket:
             address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         return socket.create_server(where[:2], family=family, backlog=_BACKLOG)
+    except (socket.gaierror, UnicodeError):
+        raise BadOption(f"ORCHESTRATOR_METRICS_ADDRESS is {address[:60]!r}, which is no address.") from None
     except OSError as error:
-        raise BadOption(
-            f"Metrics cannot be served on {address} port {port} ({os.strerror(error.errno or 0).lower()}). Is "
-            f"another worker running on this host? Give each an ORCHESTRATOR_METRICS_PORT of its own."
-        ) from None
+        hint = "ORCHESTRATOR_METRICS_ADDRESS is to be an address of this host."
+        if error.errno == errno.EADDRINUSE:
+            hint = (
+                "Is another worker running on this host? Give each an ORCHESTRATOR_METRICS_PORT of its own."
+            )
+        reason = os.strerror(error.errno or 0).lower()
+        raise BadOption(f"Metrics cannot be served on {address} port {port} ({reason}). {hint}") from None

@@ -76,9 +76,10 @@ class Asked(Generic[_Value]):
     def _ask(self) -> _Value | None:
         try:
             value = self._ask_for()
-        except TransferError as error:
+        except Exception as error:  # noqa: BLE001  (what Redis has may be damaged; the worker's own counts are shown)
             if not self._is_away:
-                logger.warning("%s not measured error=%s", self._what, error)
+                told = error if isinstance(error, TransferError) else type(error).__name__
+                logger.warning("%s not measured error=%s", self._what, told)
             self._is_away = True
             return None
         self._is_away = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 #: One of these is ever in a label: nothing of a path, a query or a user.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s\\\"]+")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s\\\"\x00-\x1f\x7f]+")
 _LONGEST_ORIGIN_BYTES = 255
 #: Each origin is some lines of every scrape, and rests in Prometheus for weeks. Those that a process meets after so
 #: many others are counted together.
@@ -99,7 +99,9 @@ class Tally:
             if not self._is_new:
                 return None
             self._is_new = False
-            return json.dumps([[*series, number] for series, number in self._numbers.items()]).encode()
+            rows = [[*series, number] for series, number in self._numbers.items()]
+            # Escapes would make a letter of an origin three times as long, and the text longer than there is room for.
+            return json.dumps(rows, ensure_ascii=False).encode()
 
     def merge(self, text: bytes) -> None:
         """Add what another process has counted, or this one's predecessor."""

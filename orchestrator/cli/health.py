@@ -1,4 +1,4 @@
-"""``orchestrator health``: for the health checks of containers, which run it every few seconds."""
+"""``orchestrator health``: for the health checks of containers, which run it again and again."""
 
 from __future__ import annotations
 

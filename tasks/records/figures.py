@@ -9,9 +9,9 @@ import contextlib
 import json
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.jobs import ACTIVE_STATES, FETCHING_STATES
 from tasks.records.hosts import Hosts
@@ -55,12 +55,16 @@ return {cursor, states, origins}
 """
 
 
+#: What a page of metrics can show: a damaged number may have any size.
+_Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
 class QueueFigures(BaseModel):
     """The messages of one queue that no worker has taken."""
 
     model_config = ConfigDict(frozen=True)
 
-    messages_count: int
+    messages_count: _Count
     #: When the oldest of them was sent, in seconds since the epoch, by the clock of who sent it; None: there is none,
     #: or none that says so.
     oldest_sent_at: float | None
@@ -76,8 +80,8 @@ class OriginFigures(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    leases_count: int
-    allowed_count: int | None  #: how many it was seen to allow; None: it refused none of late
+    leases_count: _Count
+    allowed_count: _Count | None  #: how many it was seen to allow; None: it refused none of late
 
 
 class ClusterFigures(BaseModel):
@@ -85,12 +89,12 @@ class ClusterFigures(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    jobs: dict[str, int]  #: active ones by state
+    jobs: dict[str, _Count]  #: active ones by state
     queues: dict[str, QueueFigures]
-    unacknowledged_count: int  #: messages with workers: running, or to be looked at later
+    unacknowledged_count: _Count  #: messages with workers: running, or to be looked at later
     origins: dict[str, OriginFigures]  #: those of jobs that are planned or fetched
-    processes_count: int  #: worker processes that said of late that they live
-    hosts_count: int = 0  #: hosts whose workers fetch chunks
+    processes_count: _Count  #: worker processes that said of late that they live
+    hosts_count: _Count = 0  #: hosts whose workers fetch chunks
 
 
 class Figures(Hosts):

@@ -106,6 +106,8 @@ class RedisServer:
         """
         options: dict[str, Any] = {
             "decode_responses": True,
+            # One damaged value must not keep anybody from all that it is read together with.
+            "encoding_errors": "backslashreplace",
             "socket_timeout": self.timeout_seconds,
             "socket_connect_timeout": self.timeout_seconds,
             "health_check_interval": 30,

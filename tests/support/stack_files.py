@@ -85,9 +85,6 @@ def add_origin(folder: Path, images: Images, sizes_bytes: dict[str, int]) -> dic
         "volumes": [f"{site}:/site:ro"],
         "stop_grace_period": "1s",
     }
-    services: dict[str, Any] = {
-        name: {"healthcheck": {"interval": "3s"}} for name in ("control", "worker", "flower")
-    }
-    services["origin"] = origin
+    services = asked_often("control", "worker", "flower") | {"origin": origin}
     (folder / "origin.yml").write_text(json.dumps({"services": services}))
     return digests

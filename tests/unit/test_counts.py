@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.board import TEXT_BYTES
 from orchestrator.exposition import Seen, text_of
 from support.prometheus import samples
 from tasks import metrics
@@ -67,6 +68,7 @@ def test_a_process_goes_on_counting_where_its_predecessor_was(counting):
         "https://a:443?sig=s3cret",
         'https://a"b:443',
         "https://a:443\nmanyhands_bytes_total 1",
+        "https://a\x01:443",
         "a:443",
         "",
         f"https://{'a' * 300}:443",
@@ -99,6 +101,19 @@ def test_more_reasons_than_a_page_can_bear_are_counted_together(counting):
     assert sum(retries.values()) == MOST_ORIGINS * 20
     assert len(retries) == MOST_SERIES + 1
     assert found["manyhands_chunk_seconds_count"] == 1
+
+
+@pytest.mark.parametrize("letter", ["a", "\xfc", "\u4e2d", "\U0001f600"])
+def test_there_is_room_for_all_that_may_be_counted(counting, letter):
+    for origin in range(MOST_ORIGINS):
+        name = f"{origin:03}"
+        while len(f"https://{name}{letter}:443".encode()) <= 255:
+            name += letter
+        for reason in range(MOST_SERIES // MOST_ORIGINS):
+            metrics.retried(f"https://{name}:443", f"AReasonWithAVeryLongName{reason}")
+    text = metrics.take()
+    assert len(text) <= TEXT_BYTES
+    assert len(metrics.merged([text]).numbers()) == MOST_SERIES
 
 
 def test_a_chunk_is_in_all_buckets_from_its_seconds_on(counting):
