@@ -95,7 +95,7 @@ def _leave_unfinished() -> None:
     volume = Volume(values.volume.absolute())
     # A volume that is gone by now must not keep Redis from being ended.
     with contextlib.suppress(RedisError, VolumeError):
-        job_ids = [*volume.job_ids(), *volume.unplanned_jobs.job_ids()]
+        job_ids = sorted({*volume.job_ids(), *volume.unplanned_jobs.job_ids()})
         for job_id, ending in zip(job_ids, records_of(values).endings(job_ids), strict=True):
             with contextlib.suppress(VolumeError):
                 if ending.leaves_nothing:

@@ -71,9 +71,8 @@ class Watch:
         self._at_work: Counter[str] = Counter()  # jobs that are planned or merged
         self._guarded: dict[str, _Guarded] = {}
         self._lock = threading.Lock()
-        self._looking = (
-            threading.Lock()
-        )  # held while the watch looks: no attempt ends meanwhile, see `report`
+        # Held while the watch looks: no attempt ends meanwhile, see `report`.
+        self._looking = threading.Lock()
         self._is_running = False
         self.is_draining = False  #: this worker goes away
         self._redis_is_away = False

@@ -65,9 +65,7 @@ class JobSpec(_Stored):
     strict: bool = False  #: another ETag is another file, though size and Last-Modified agree
     restarts: bool = True  #: a file that changed midway is started over, once
     max_size_bytes: int | None = Field(default=None, gt=0)
-    max_wait_seconds: float | None = Field(
-        default=None, ge=0, allow_inf_nan=False
-    )  #: None: the workers' setting
+    max_wait_seconds: float | None = Field(default=None, ge=0)  #: None: the workers' setting
     timeout_seconds: float | None = Field(default=None, gt=0)  #: from submit to the last byte; None: any
     limit_rate: RateText = None  #: bytes a second over all hosts, or a timetable of them; None: any
     priority: Priority = Priority.NORMAL
