@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tasks import metrics
 from tasks.connections import NoLease
-from tasks.jobs import FETCHING_STATES
+from tasks.jobs import FETCHING_STATES, JobState
 from tasks.rates import present_rate
 from tasks.records import Next, RedisError, Search
 from tasks.transfer.attempt import AttemptStopped, StopReason
@@ -180,8 +180,9 @@ class Bringing:
             return manifest
         if manifest is not None and manifest.generation > self._generation:
             raise AttemptStopped(StopReason.JOB_ENDED)
-        state = self._host.records.state(self._job_id)
-        if state is None or not state.is_active:
+        if self._host.records.state(self._job_id) is not JobState.FETCHING:
+            # A message that came twice or late: what a plan sends, it sends after its manifest and of a fetching job.
+            # Waited for, the manifest of a plan that takes its time would not come, and the job would fail for it.
             raise AttemptStopped(StopReason.JOB_ENDED)
         self._host.volume.check()
         raise ManifestStale(self._job_id, self._generation, manifest.generation if manifest else None)

@@ -11,6 +11,7 @@ from support.cluster import Cluster
 from support.files import MIB, wait_until_clean
 from support.manifests import manifest_of_file
 from support.origin import origin
+from support.stopping import stopped
 from support.tools import wait_until
 from tasks.app import FETCH_TASK, MERGE_TASK, PLAN_TASK, QUEUES
 from tasks.jobs import JobState
@@ -113,6 +114,32 @@ def test_while_the_job_runs_and_after_its_end(two_workers: Cluster, served, layo
     assert (before.st_ino, before.st_mtime_ns, before.st_ctime_ns) == (
         after.st_ino, after.st_mtime_ns, after.st_ctime_ns
     )  # fmt: skip
+
+
+def test_a_chunk_and_a_merge_before_there_is_a_manifest(empty_cluster: Cluster, served):
+    """Before, the job failed when the chunk's retries were used up, however well its plan went on."""
+    planner = empty_cluster.start_worker("--queues", "control")
+    served.bytes_per_second = MIB
+    with empty_cluster.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=len(CONTENT), sha256=SHA256)
+        wait_until(lambda: job.status().bytes_done > 0, what="first bytes of the plan")
+        with stopped(planner, seconds=0):
+            assert Volume(empty_cluster.volume).job(job.job_id).read_manifest() is None
+            send = Sender(empty_cluster, orchestrator, job)
+            send.chunks(1, 0, 0)
+            send.merges(1, 1)
+            empty_cluster.start_worker("--queues", "chunks,merge")
+            client = empty_cluster.redis.client()
+            wait_until(
+                lambda: (empty_cluster.waiting_count(*QUEUES), client.hlen("manyhands:unacked")) == (0, 1),
+                what="the end of all messages but the plan's",
+            )
+            assert job.status().state is JobState.PLANNING
+        served.bytes_per_second = None
+        record = job.wait(60)
+    assert (record.state, record.retries_count) == (JobState.COMPLETE, 0)
+    assert (empty_cluster.volume / "big.bin").read_bytes() == CONTENT
+    wait_until_clean(empty_cluster.volume)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
