@@ -50,9 +50,7 @@ class Options(TypedDict, total=False):
     max_size_bytes: int | None  #: refuse a larger file; None: any that there is room for
     max_wait_seconds: float | None  #: the longest ``Retry-After`` to obey; None: the workers' setting
     timeout_seconds: float | None  #: the job fails if its last byte has not come by then
-    limit_rate: (
-        str | None
-    )  #: bytes a second over all hosts, such as 50M, or a timetable; None: as many as come
+    limit_rate: str | None  #: bytes a second over all hosts, such as 50M, or a timetable; None: no limit
     priority: Priority | str  #: whose turn it is: high, normal or low
     access: Access | None  #: headers, password, cookies, certificates, proxy
 

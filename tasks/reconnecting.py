@@ -54,9 +54,8 @@ class ReconnectingConsumer(Consumer):
     task_consumer: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._settling: set[str] = (
-            set()
-        )  #: tags of messages that are done with, and that Redis does not know it of
+        #: Tags of messages that are done with, and that Redis does not know it of.
+        self._settling: set[str] = set()
         self._orphaned: set[str] = set()  #: tags of messages that came by a connection that broke
         super().__init__(*args, **kwargs)
 

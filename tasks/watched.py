@@ -49,13 +49,9 @@ class Watched:
         self._ends_seconds = None if slice_seconds is None else now + slice_seconds
         self._window_began_seconds, self._window_bytes = now, attempt.done_bytes
         self._window_held_seconds = attempt.held_seconds  # for how long it had been held back then
-        self._looked_seconds, self._looked_bytes = (
-            now,
-            0,
-        )  # when it was last looked at, and what it had brought then
-        self._looked_held_seconds = (
-            attempt.held_by_job_seconds
-        )  # for how long its job's limit had held it back then
+        # When it was last looked at, what it had brought then, and for how long its job's limit had held it back.
+        self._looked_seconds, self._looked_bytes = now, 0
+        self._looked_held_seconds = attempt.held_by_job_seconds
         self._origin = progress().origin
         self._counted_bytes = attempt.brought_bytes if attempt.has_begun else 0
         self._counted_held_seconds = attempt.held_seconds

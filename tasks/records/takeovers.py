@@ -182,9 +182,8 @@ class Next:
     span: Span | None  #: to go on with, under the same lease
     chunks_done: int = 0  #: of the job
     deaths_count: int = 0  #: workers that died at that span one after the other, without a new byte
-    is_to_help: bool = (
-        False  #: others are not done, and of this host nobody else will look for what to take over
-    )
+    #: Others are not done, and of this host nobody else will look for what to take over.
+    is_to_help: bool = False
     #: All chunks are done, but not all by who had their message: these come later, or were with a worker that died.
     merge_is_late: bool = False
 

@@ -40,9 +40,8 @@ class Scene:
     origin: Origin
     limiting: Origin  #: the same documents with a limit on each address
     documents: Path
-    hosts: list[WorkerHost] = field(
-        default_factory=list
-    )  #: each has a link of its own; its worker may run or not
+    #: Each has a link of its own; its worker may run or not.
+    hosts: list[WorkerHost] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)  #: settings that all workers are given
 
     def new_host(self) -> WorkerHost:

@@ -85,9 +85,8 @@ class Monkey:
     jobs: Jobs
     acts: dict[str, int]  #: what it may do -> how often in proportion
     log: list[str] = field(default_factory=list)
-    done: Counter[str] = field(
-        default_factory=Counter
-    )  #: how often it did what, with the kinds of an act by themselves
+    #: How often it did what, with the kinds of an act by themselves.
+    done: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)  #: what should not have come of an act
 
     def __post_init__(self) -> None:
