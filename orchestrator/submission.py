@@ -40,9 +40,7 @@ class Options(TypedDict, total=False):
     connections: int | None  #: the most to the origin, with those of other jobs; None: the workers' setting
     layout: LayoutName | str  #: how parts lie on the volume
     overwrite: bool  #: replace what has the destination's name
-    skip_existing: (
-        bool  #: what has the destination's name, the origin's size and the given digests is the file
-    )
+    skip_existing: bool  #: what has the destination's name, the origin's size and the digests is the file
     sync: bool  #: have the data on disk before the file is visible
     strict: bool  #: take another ETag for another file, though size and Last-Modified agree
     restarts: bool  #: start over once if the file changes midway, else fail

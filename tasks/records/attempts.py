@@ -93,9 +93,8 @@ class Standing:
     starving: tuple[Starving, ...] = ()  #: who has none to this attempt's origin, or no slot
     limit_rate: str | None = None  #: bytes a second over all workers, or a timetable of them; None: any
     is_ending: bool = False  #: others have begun to look for what they could take over of the job
-    host_in_need: str | None = (
-        None  #: it wants one to this origin, and has two less than this host, or yet less
-    )
+    #: It wants one to this origin, and has two less than this host, or yet less.
+    host_in_need: str | None = None
 
 
 class Attempts(Leases):

@@ -45,9 +45,8 @@ class NewJob:
     url: str  #: as it may be shown
     spec: JobSpec
     sealed_request: str
-    entry: str = (
-        ""  #: which file of a batch it is; two that differ are never one job, though their ids be the same
-    )
+    #: Which file of a batch it is; two that differ are never one job, though their ids be the same.
+    entry: str = ""
 
 
 def fields_of(job: NewJob, now: float) -> dict[str, str]:

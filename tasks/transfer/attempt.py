@@ -91,9 +91,8 @@ class Attempt:
         self.held_seconds = 0.0  #: for how long it was held back, in all; see `count_held`
         self.held_by_job_seconds = 0.0  #: of these, for how long its job's limit did
         self.stopped_by: AttemptStopped | TransferError | None = None
-        self._held_since: tuple[float, bool] | None = (
-            None  # it is held back now, and by its job's limit or not
-        )
+        # It is held back now, and by its job's limit or not.
+        self._held_since: tuple[float, bool] | None = None
         self._socket: socket.socket | None = None
         self._lock = threading.Lock()
         self._stopped = threading.Event()

@@ -35,9 +35,8 @@ class Rate:
     what: str
     size_bytes: int
     seconds: float
-    share: float | None = (
-        None  #: of four connections, as curl uses one for the same ranges; None: curl itself
-    )
+    #: Of four connections, as curl uses one for the same ranges; None: curl itself.
+    share: float | None = None
     refused_count: int = 0
     idle_seconds: float = 0.0  #: with fewer than four connections served
 

@@ -7,11 +7,9 @@ import time
 
 import pytest
 
-from tasks.host import records_of
-from tasks.jobs import JobState
-from tasks.records import NewJob, Progress, Search
-from tasks.settings import Settings
-from tasks.transfer.manifest import JobSpec, Priority, Span
+from support.fetching_jobs import records_of_jobs
+from tasks.records import Progress, Search
+from tasks.transfer.manifest import Priority, Span
 
 JOB, OTHER_JOB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 ORIGIN, OTHER_ORIGIN = "http://h:80", "http://other:80"
@@ -23,18 +21,10 @@ SEARCH = Search(
 
 @pytest.fixture
 def records(redis):
-    redis.client().flushall()
-    one = records_of(
-        Settings(redis_url=redis.url, key_prefix="t:", redis_timeout_seconds=5, record_age_seconds=60)
-    )
-    one.create([NewJob(job_id, "http://h/f", JobSpec(), "plain:{}") for job_id in (JOB, OTHER_JOB)], now=1.0)
-    for job_id in (JOB, OTHER_JOB):
-        one.transition(job_id, JobState.PLANNING)
-        one.transition(job_id, JobState.FETCHING, fields={"generation": 1, "chunks_count": 4})
-    for host in ("h", "i"):
-        one.is_alive(f"{host}/1", fetches_on=host)
-    yield one
-    one.close()
+    with records_of_jobs(redis, JOB, OTHER_JOB, chunks_count=4) as one:
+        for host in ("h", "i"):
+            one.is_alive(f"{host}/1", fetches_on=host)
+        yield one
 
 
 def progress(number, *, job_id=JOB, host="h", done_bytes=0, origin=ORIGIN):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.host import records_of
-from tasks.jobs import JobState
-from tasks.records import NewJob, Progress
-from tasks.settings import Settings
-from tasks.transfer.manifest import JobSpec, Priority, Span
+from support.fetching_jobs import records_of_jobs
+from tasks.records import Progress
+from tasks.transfer.manifest import Priority, Span
 
 JOB, OTHER_JOB = "aaaaaaaaaaaa", "bbbbbbbbbbbb"
 ORIGIN = "http://h:80"
@@ -18,18 +16,10 @@ ALLOWED, ASIDE = f"t:origin:{ORIGIN}:allowed", f"t:origin:{ORIGIN}:aside"
 
 @pytest.fixture
 def records(redis):
-    redis.client().flushall()
-    one = records_of(
-        Settings(redis_url=redis.url, key_prefix="t:", redis_timeout_seconds=5, record_age_seconds=60)
-    )
-    one.create([NewJob(job_id, "http://h/f", JobSpec(), "plain:{}") for job_id in (JOB, OTHER_JOB)], now=1.0)
-    for job_id in (JOB, OTHER_JOB):
-        one.transition(job_id, JobState.PLANNING)
-        one.transition(job_id, JobState.FETCHING, fields={"generation": 1, "chunks_count": 99})
-    for host in ("a", "b"):
-        one.is_alive(f"{host}/1", fetches_on=host)
-    yield one
-    one.close()
+    with records_of_jobs(redis, JOB, OTHER_JOB, chunks_count=99) as one:
+        for host in ("a", "b"):
+            one.is_alive(f"{host}/1", fetches_on=host)
+        yield one
 
 
 def progress(host, number, *, job_id=JOB):

@@ -6,10 +6,9 @@ import dataclasses
 
 import pytest
 
-from tasks.host import records_of
+from support.fetching_jobs import records_of_jobs
 from tasks.jobs import JobState
 from tasks.records import NewJob, Progress, RedisError, Search
-from tasks.settings import Settings
 from tasks.transfer.manifest import JobSpec, Receipt, Span
 
 JOB = "0123456789ab"
@@ -19,14 +18,8 @@ CHUNK_BYTES = 8 * 1024 * 1024
 
 @pytest.fixture
 def records(redis):
-    redis.client().flushall()
-    one = records_of(Settings(redis_url=redis.url, key_prefix="t:", record_age_seconds=60))
-    one.create([NewJob(JOB, "http://h/f", JobSpec(), "plain:{}")], now=1.0)
-    one.transition(JOB, JobState.PLANNING)
-    fields = {"generation": 1, "size_bytes": 3 * CHUNK_BYTES, "chunks_count": 3}
-    one.transition(JOB, JobState.FETCHING, fields=fields)
-    yield one
-    one.close()
+    with records_of_jobs(redis, JOB, size_bytes=3 * CHUNK_BYTES, chunks_count=3) as one:
+        yield one
 
 
 def progress(holder, span, done_bytes=None, *, generation=1, bytes_per_second=None):

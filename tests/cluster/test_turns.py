@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.host import records_of
+from support.fetching_jobs import records_of_jobs
 from tasks.jobs import JobState
-from tasks.records import NewJob, Progress, Search, Starving
+from tasks.records import Progress, Search, Starving
 from tasks.records.queues import CHUNKS_LISTS, MESSAGE_PRIORITIES
-from tasks.settings import Settings
-from tasks.transfer.manifest import JobSpec, Priority, Receipt, Span
+from tasks.transfer.manifest import Priority, Receipt, Span
 
 A, B, C = "aaaaaaaaaaaa", "bbbbbbbbbbbb", "cccccccccccc"
 ORIGIN, OTHER_ORIGIN = "http://h:80", "http://other:80"
@@ -21,15 +20,8 @@ SEARCH = Search(
 
 @pytest.fixture
 def records(redis):
-    redis.client().flushall()
-    one = records_of(Settings(redis_url=redis.url, key_prefix="t:", record_age_seconds=60))
-    one.create([NewJob(job_id, "http://h/f", JobSpec(), "plain:{}") for job_id in (A, B, C)], now=1.0)
-    for job_id in (A, B, C):
-        one.transition(job_id, JobState.PLANNING)
-        fields = {"generation": 1, "size_bytes": 3 * CHUNK_BYTES, "chunks_count": 3}
-        one.transition(job_id, JobState.FETCHING, fields=fields)
-    yield one
-    one.close()
+    with records_of_jobs(redis, A, B, C, size_bytes=3 * CHUNK_BYTES, chunks_count=3) as one:
+        yield one
 
 
 def progress(job_id, number, *, who="h/x", done_bytes=None, rank=1):
