@@ -63,6 +63,7 @@ class StopReason(enum.StrEnum):
     JOB_ENDED = "job ended"  #: cancelled, paused, failed or fenced by a newer generation
     DRAIN = "drain"  #: this worker is going away
     DONE = "done"  #: another worker was quicker
+    TAKEN = "taken"  #: another attempt goes on with a copy of what this one had, and has removed that
     SLICE = "slice"  #: the time slice is over: somebody else's turn
     LEASE_LOST = "lease lost"  #: the process stood still for longer than a lease lasts: others may be at it
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from support.files import sha256_of, wait_until_clean
 from support.system_helpers import told_error
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from support.cluster import Cluster
 
 
@@ -23,11 +23,13 @@ class Refusal(NamedTuple):
 
 def published(volume: Path) -> list[str]:
     """The names of all files on a volume that are no unfinished job's."""
-    return sorted(
-        str(path.relative_to(volume))
-        for path in volume.rglob("*")
-        if path.is_file() and path.relative_to(volume).parts[0] != ".orchestrator"
-    )
+    names = []
+    # Not rglob: it stumbles over a folder that is removed meanwhile.
+    for folder, folders, files in os.walk(volume):
+        if ".orchestrator" in folders:
+            folders.remove(".orchestrator")
+        names += [str((Path(folder) / name).relative_to(volume)) for name in files]
+    return sorted(names)
 
 
 def bring(

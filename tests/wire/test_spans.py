@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 
@@ -9,7 +10,7 @@ import pytest
 
 from support.manifests import manifest_of_file
 from support.origin import Origin, origin
-from tasks.transfer.attempt import Attempt
+from tasks.transfer.attempt import Attempt, AttemptStopped
 from tasks.transfer.digests import crc32c
 from tasks.transfer.errors import DestinationExists, OriginBusy
 from tasks.transfer.fetch_chunk import fetch_chunk
@@ -169,6 +170,37 @@ def test_who_was_cut_leaves_the_receipt_of_who_brought_all(job):
         slow.write(CONTENT[100 * KIB : 128 * KIB])
         slow.complete("slow")
     assert job.folder.proven(job.manifest, chunk).is_whole
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+def test_who_was_taken_over_underway_leaves_nothing_and_ends(job):
+    """Before, it failed the job: a cut had it read its own file, which the other one had removed."""
+    chunk, seconds = job.manifest.chunk(0), [0.0]
+    plan_folder = job.folder._plan_folder(job.manifest)
+    is_shared = job.manifest.layout is LayoutName.SHARED
+    ends = contextlib.nullcontext() if is_shared else pytest.raises(AttemptStopped, match="taken")
+    with PartWriter(plan_folder, job.manifest, chunk, clock=lambda: seconds[0]) as slow:
+        slow.write(CONTENT[: 100 * KIB])
+        seconds[0] = 60.0
+        slow.keep_pace("slow")
+        with job.folder.open_part(job.manifest, chunk) as quick:
+            assert quick.done_bytes == 100 * KIB
+            slow.write(CONTENT[100 * KIB : 300 * KIB])
+            seconds[0] = 120.0
+            with ends:
+                slow.keep_pace("slow")
+            slow.cut_to(200 * KIB)
+            assert slow.is_whole
+            if not is_shared:
+                slow.save("slow")
+                with pytest.raises(AttemptStopped, match="taken"):
+                    slow.complete("slow")
+            quick.write(CONTENT[100 * KIB : 150 * KIB])
+            quick.save("quick")
+    with job.folder.open_part(job.manifest, chunk) as part:
+        assert part.done_bytes == (300 if is_shared else 150) * KIB
+    assert job.fetch(0).proven.is_whole
     job.fetch_others(0)
     assert job.merged() == CONTENT
 

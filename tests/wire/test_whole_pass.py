@@ -252,7 +252,8 @@ def test_what_was_followed_is_not_read_again(job):
 def test_a_follower_of_other_receipts_is_not_believed(tmp_path):
     job = _Job(tmp_path, digests={"sha-256": SHA256}).bring_all()
     followed = job.follow(job.receipts())
-    # Another attempt at the same chunk: the same bytes, in another file that nobody has read.
+    # Fetched again: the same bytes, in another file that nobody has read.
+    job.file_of(job.receipts()[1])[0].unlink()
     job.bring(1)
     lying = followed.model_copy(update={"digests": {"sha-256": SHA256}})
     job.folder.write_followed(job.manifest, lying)

@@ -166,23 +166,28 @@ def read_blocks(
         length_bytes: how much to read; None: to the end.
         from_disk: read what is on the disk, or will be: see `_forget`.
     """
-    # Larger than that leaves a core's cache, and each block is read more than once by who hashes it.
-    buffer = memoryview(bytearray(_READ_BYTES))
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if from_disk:
             _forget(fd, offset, length_bytes)
-        left_bytes = length_bytes
-        while left_bytes is None or left_bytes > 0:
-            wanted = buffer if left_bytes is None else buffer[:left_bytes]
-            count = os.preadv(fd, [wanted], offset)
-            if not count:
-                return
-            yield buffer[:count]
-            offset += count
-            left_bytes = None if left_bytes is None else left_bytes - count
+        yield from blocks_of(fd, offset, length_bytes)
     finally:
         os.close(fd)
+
+
+def blocks_of(fd: int, offset: int, length_bytes: int | None) -> Iterator[memoryview]:
+    """The bytes of an open file, as `read_blocks` has them."""
+    # Larger than that leaves a core's cache, and each block is read more than once by who hashes it.
+    buffer = memoryview(bytearray(_READ_BYTES))
+    left_bytes = length_bytes
+    while left_bytes is None or left_bytes > 0:
+        wanted = buffer if left_bytes is None else buffer[:left_bytes]
+        count = os.preadv(fd, [wanted], offset)
+        if not count:
+            return
+        yield buffer[:count]
+        offset += count
+        left_bytes = None if left_bytes is None else left_bytes - count
 
 
 def _forget(fd: int, offset: int, length_bytes: int | None) -> None:

@@ -8,9 +8,11 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
+from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import crc32c
+from tasks.transfer.errors import VolumeError, VolumeMissing
 from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Receipt, Span
-from tasks.transfer.volume.files import read_blocks, this_boot, volume_errors, write_all, write_whole
+from tasks.transfer.volume.files import blocks_of, this_boot, volume_errors, write_all, write_whole
 from tasks.transfer.volume.proof import (
     SHARED_FILE_NAME,
     read_checkpoint,
@@ -18,9 +20,10 @@ from tasks.transfer.volume.proof import (
     stem_of,
     vouches_truly,
 )
+from tasks.transfer.volume.taking_over import take_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -40,6 +43,7 @@ class PartWriter:
     Two attempts at one chunk never harm each other: in the shared file both write the same bytes at the
     same offsets (a strong validator says so), and a part's own file is nobody else's. Each
     receipt names its file, and one that proves as much as the later one would is not replaced.
+    An attempt of which another has taken a copy ends by `AttemptStopped`, as soon as it would leave something.
     """
 
     def __init__(
@@ -93,7 +97,13 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._fd)
+        try:
+            with self._errors():
+                os.close(self._fd)
+        except (VolumeError, AttemptStopped):
+            # NFS tells here what it could not write. What ended the attempt before that goes first.
+            if kind is None:
+                raise
         if not self._is_shared and not self._is_vouched_for:
             # Nothing refers to it, and failed attempts at a long stream would fill the volume with copies.
             with contextlib.suppress(OSError):
@@ -122,8 +132,8 @@ class PartWriter:
             return
         if self.done_bytes > length_bytes:
             crc = read_bytes = 0
-            with volume_errors(self._folder):
-                for block in read_blocks(self._folder / self._file_name, self._base_offset, length_bytes):
+            with self._errors():
+                for block in blocks_of(self._fd, self._base_offset, length_bytes):
                     crc = crc32c(block, crc)
                     read_bytes += len(block)
             if read_bytes < length_bytes:
@@ -141,7 +151,7 @@ class PartWriter:
         try:
             write_all(self._fd, block, self._base_offset + self.done_bytes)
         except OSError:
-            with volume_errors(self._folder, needed_bytes=len(block)):
+            with self._errors(needed_bytes=len(block)):
                 raise
         self._crc32c = crc32c(block, self._crc32c)
         self.done_bytes += len(block)
@@ -164,7 +174,8 @@ class PartWriter:
         if not is_time or seconds < _LEAST_INTERVAL_COSTS * (self._cost_seconds or 0):
             return
         self._check_lease()
-        with volume_errors(self._folder):
+        with self._errors():
+            self._check_taken()
             self._write_checkpoint(Checkpoint(**self._state(worker)))
         self._kept_bytes, self._kept_seconds = self.done_bytes, self._clock()
         # The quickest counts: a host with other work, or a disk that is busy for a moment, is no slow volume.
@@ -178,8 +189,8 @@ class PartWriter:
         if self.done_bytes == 0 or is_told:
             return
         self._check_lease()
-        with volume_errors(self._folder):
-            if self._is_behind():
+        with self._errors():
+            if self._is_behind() or self._was_taken():
                 return
             if self._sync:
                 if self.done_bytes != self._kept_bytes:
@@ -204,11 +215,12 @@ class PartWriter:
             It, or the one of another attempt that was quicker, and has brought as much at least.
         """
         self._check_lease()
-        with volume_errors(self._folder):
+        with self._errors():
             if receipt := self._quicker_receipt():
                 self._path("checkpoint").unlink(missing_ok=True)
                 self._is_vouched_for = False
                 return receipt
+            self._check_taken()
             if not self._is_shared:
                 os.ftruncate(self._fd, self.done_bytes)  # an attempt that started over may leave a tail
             if self._sync:
@@ -232,6 +244,28 @@ class PartWriter:
             return None
         return receipt
 
+    @contextlib.contextmanager
+    def _errors(self, *, needed_bytes: int = 0) -> Iterator[None]:
+        """Within, what the volume fails with is a `VolumeError`, unless it is only that another took this part over."""
+        try:
+            with volume_errors(self._folder, needed_bytes=needed_bytes):
+                yield
+        except VolumeMissing:
+            # NFS ends an open file that another host has removed.
+            self._check_taken()
+            raise
+
+    def _was_taken(self) -> bool:
+        """Whether another attempt has copied this one's file and removed it: see `take_over`."""
+        # Not Path.exists: that raises where NFS says ESTALE.
+        own = self._folder / self._own_name
+        return not self._is_shared and not os.access(own, os.F_OK) and os.access(self._folder, os.F_OK)
+
+    def _check_taken(self) -> None:
+        """End the attempt if it was: its checkpoint or receipt would name no file, in the place of one that does."""
+        if self._was_taken():
+            raise AttemptStopped(StopReason.TAKEN)
+
     def _state(self, worker: str, *, is_synced: bool = False) -> dict[str, object]:
         brought = dict(self._brought_before)
         brought[worker] = brought.get(worker, 0) + self.done_bytes - self._resumed_bytes
@@ -251,7 +285,11 @@ class PartWriter:
         self._check_lease()
         path = self._folder / self._file_name
         if not self._is_shared:
-            checkpoint = self._take_over(checkpoint)
+            if checkpoint is not None:
+                checkpoint = take_over(
+                    checkpoint, self._folder, self._own_name, check_lease=self._check_lease, sync=self._sync
+                )
+                self._is_vouched_for = checkpoint is not None
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             return checkpoint
         # Opened before the checkpoint is read: what the disk fails to take from now on, this file's sync tells,
@@ -264,53 +302,6 @@ class PartWriter:
             os.close(self._fd)
             raise
         return None
-
-    def _take_over(self, checkpoint: Checkpoint | None) -> Checkpoint | None:
-        if checkpoint is None:
-            return None
-        if checkpoint.is_left:
-            return self._take_file(checkpoint)
-        return self._take_copy(checkpoint)
-
-    def _take_file(self, checkpoint: Checkpoint) -> Checkpoint | None:
-        own = self._folder / self._own_name
-        try:
-            # A rename has one winner: two attempts never append to one file.
-            (self._folder / checkpoint.file_name).rename(own)
-        except FileNotFoundError:
-            return None
-        if not vouches_truly(checkpoint, own, 0):
-            own.unlink()
-            return None
-        # At once: killed before its next checkpoint, this attempt would leave one that names no file.
-        checkpoint = checkpoint.model_copy(update={"file_name": self._own_name, "is_left": False})
-        self._write_checkpoint(checkpoint, sync=self._sync and checkpoint.is_synced)
-        return checkpoint
-
-    def _take_copy(self, checkpoint: Checkpoint) -> Checkpoint | None:
-        """Copy what a checkpoint vouches for that was left underway: its writer may live, and write or cut its file."""
-        source, own = self._folder / checkpoint.file_name, self._folder / self._own_name
-        copied_bytes = crc = 0
-        fd = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                for block in read_blocks(source, 0, checkpoint.length_bytes):
-                    write_all(fd, block, copied_bytes)
-                    crc = crc32c(block, crc)
-                    copied_bytes += len(block)
-            self._check_lease()
-        except BaseException:
-            own.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(fd)
-        if (copied_bytes, crc) != (checkpoint.length_bytes, checkpoint.crc32c):
-            return None
-        checkpoint = checkpoint.model_copy(update={"file_name": self._own_name, "is_synced": False})
-        self._write_checkpoint(checkpoint)
-        # If its writer lives and completes it, its receipt names a file that is gone, and proves nothing.
-        source.unlink(missing_ok=True)
-        return checkpoint
 
     def _write_checkpoint(self, checkpoint: Checkpoint, *, sync: bool = False) -> None:
         write_whole(self._path("checkpoint"), checkpoint.model_dump_json(), sync=sync)
