@@ -16,10 +16,11 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(BIN)/lint-imports
 
-# Most tests wait most of the time: three at once. A file's tests share their servers, and stay together.
+# Most tests wait most of the time: three at once. A file's tests share their servers, and stay together; their order
+# is that of tests/conftest.py, and not by how many tests a file has.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -m alone
-	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # More of what the tests do for two minutes; needs root. CHAOS_SEED=N repeats the jobs and acts of a seed.
 chaos: $(INSTALLED)

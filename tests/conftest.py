@@ -21,6 +21,12 @@ for name in filter(is_of_the_machine, list(os.environ)):
 os.environ["ORCHESTRATOR_REDIS_URL"] = "redis://127.0.0.1:1/0"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Have several processes begin with the files that take minutes: one of them would run alone at the end."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     with redis_server(tmp_path_factory.mktemp("redis")) as server:

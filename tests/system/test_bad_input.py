@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
     from support.cluster import Cluster
 
+pytestmark = pytest.mark.long
+
 ORIGIN, VOLUME, USAGE, REDIS = 3, 4, 2, 5
 SECRETS = ("query-secret", "user-secret", "header-secret", "redis-secret", "wrong-secret")
 QUERY = "?token=query-secret"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 #: Debian is unpacked and packages are fetched before the first test.
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.timeout(1500), pytest.mark.long]
 
 MB = 1_000_000
 REST_BYTES = 90 * MB

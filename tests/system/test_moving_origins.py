@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from support.moving_origin import MovingOrigin, Seen, Version
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from support.site_files import SiteFiles
     from support.sites import Site
 
+pytestmark = pytest.mark.long
+
 IN_CHUNKS = ("--chunk-size", str(CHUNK_BYTES))
 ACCOUNT = ("--user", f"{USER}:{PASSWORD}")
 
