@@ -116,6 +116,28 @@ def write_whole(path: Path, text: str, *, sync: bool) -> None:
         sync_folder(path.parent)
 
 
+def size_bytes_now(path: Path) -> int:
+    """How long a file is, for certain; `FileNotFoundError` if it is not there.
+
+    Who opens a file asks the server of NFS. What a host knows of a name without that may be a minute old: others may
+    have removed it since.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file is not there, for certain: see `size_bytes_now`."""
+    try:
+        size_bytes_now(path)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ESTALE)
+    return False
+
+
 def write_first(path: Path, text: str, *, sync: bool) -> bool:
     """Write a small file unless there is one; False then. One of several writers wins.
 

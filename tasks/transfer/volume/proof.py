@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.digests import crc32c
 from tasks.transfer.manifest import Checkpoint, LayoutName, Proven, Receipt, Span
-from tasks.transfer.volume.files import read_blocks, this_boot
+from tasks.transfer.volume.files import read_blocks, size_bytes_now, this_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -133,6 +133,6 @@ def _is_there(folder: Path, manifest: Manifest, receipt: Receipt) -> bool:
     if manifest.layout is LayoutName.SHARED:
         return receipt.file_name == SHARED_FILE_NAME
     try:
-        return (folder / receipt.file_name).stat().st_size == receipt.length_bytes
+        return size_bytes_now(folder / receipt.file_name) == receipt.length_bytes
     except FileNotFoundError:
         return False
