@@ -20,7 +20,7 @@ from tasks.watch import Watch
 from tasks.watched import LowSpeed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from support.redis_server import RedisServer
@@ -83,12 +83,14 @@ class Cluster:
         finally:
             records.close()
 
-    def start_worker(self, *args: str, **variables: str) -> subprocess.Popen[bytes]:
-        """Start a worker and wait until all its Celery processes are ready."""
+    def start_worker(
+        self, *args: str, inside: Sequence[str] = (), **variables: str
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker, as what a command becomes if one is given, and wait until all its processes are ready."""
         path = self.logs / f"worker-{len(self.workers)}.log"
         with path.open("wb") as log:
             worker = subprocess.Popen(
-                [*COMMAND, "worker", *args],
+                [*inside, *COMMAND, "worker", *args],
                 env={**self.environment, **variables},
                 stdout=log,
                 stderr=log,

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -21,7 +21,11 @@ def need(*names: str) -> str:
         path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin:/usr/local/sbin")
         if path:
             return path
-    sentence = f"needs {' or '.join(names)}, which is not on this machine"
+    return lack(f"needs {' or '.join(names)}, which is not on this machine")
+
+
+def lack(sentence: str) -> NoReturn:
+    """Say what is missing: skips, or with CI=true fails."""
     if os.environ.get("CI") == "true":
         pytest.fail(sentence)
     pytest.skip(sentence)

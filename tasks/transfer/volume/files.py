@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: What filesystems without hard links answer to link().
 NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 _READ_BYTES = 256 * 1024
+#: How often a small file is opened that others replace, each time between its opening and its reading.
+_READS_COUNT = 10
 #: The most that the kernel keeps or forgets of a file at once.
 _CACHED_BYTES = 2 * 1024 * 1024
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -116,6 +118,40 @@ def write_whole(path: Path, text: str, *, sync: bool) -> None:
         sync_folder(path.parent)
 
 
+def read_whole(path: Path) -> bytes:
+    """What is in a small file that others may replace meanwhile, by `write_whole`."""
+    for _ in range(_READS_COUNT - 1):
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            # NFS has nothing of a file any more that another host has replaced since it was opened.
+            if error.errno != errno.ESTALE:
+                raise
+    return path.read_bytes()
+
+
+def size_bytes_now(path: Path) -> int:
+    """How long a file is, for certain; `FileNotFoundError` if it is not there.
+
+    Who opens a file asks the server of NFS. What a host knows of a name without that may be a minute old: others may
+    have removed it since.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)
+
+
+def is_gone(path: Path) -> bool:
+    """Whether a file is not there, for certain: see `size_bytes_now`."""
+    try:
+        size_bytes_now(path)
+    except OSError as error:
+        return error.errno in (errno.ENOENT, errno.ESTALE)
+    return False
+
+
 def write_first(path: Path, text: str, *, sync: bool) -> bool:
     """Write a small file unless there is one; False then. One of several writers wins.
 
@@ -165,12 +201,20 @@ def read_blocks(
         offset: where to begin.
         length_bytes: how much to read; None: to the end.
         from_disk: read what is on the disk, or will be: see `_forget`.
+
+    Raises:
+        FileNotFoundError: it is not there, or on NFS, another host has removed it meanwhile.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if from_disk:
             _forget(fd, offset, length_bytes)
         yield from blocks_of(fd, offset, length_bytes)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        # As it would be had it been opened a moment later.
+        raise FileNotFoundError(errno.ENOENT, "removed while it was read", str(path)) from error
     finally:
         os.close(fd)
 

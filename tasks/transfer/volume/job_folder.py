@@ -15,6 +15,7 @@ from tasks.transfer.volume.files import (
     is_same_file,
     make_folder,
     read_blocks,
+    read_whole,
     volume_errors,
     write_first,
     write_whole,
@@ -53,7 +54,7 @@ class JobFolder:
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None if the job has none that can be read."""
         with volume_errors(self.path), contextlib.suppress(FileNotFoundError, ValueError):
-            return Manifest.model_validate_json((self.path / "manifest.json").read_bytes())
+            return Manifest.model_validate_json(read_whole(self.path / "manifest.json"))
         return None
 
     def write_first_manifest(self, manifest: Manifest) -> bool:
@@ -208,7 +209,7 @@ class JobFolder:
         """How far somebody has hashed the parts, or None if nobody has."""
         path = self._plan_folder(manifest) / _FOLLOWED_NAME
         with volume_errors(path), contextlib.suppress(FileNotFoundError, ValueError):
-            return Followed.model_validate_json(path.read_bytes())
+            return Followed.model_validate_json(read_whole(path))
         return None
 
     def forget_followed(self, manifest: Manifest) -> None:
@@ -260,7 +261,7 @@ class JobFolder:
     def left_as(self) -> str | None:
         """Why nobody is at the job any more; None: somebody may be."""
         with volume_errors(self.path), contextlib.suppress(FileNotFoundError):
-            return (self.path / _LEFT).read_text(errors="replace")
+            return read_whole(self.path / _LEFT).decode(errors="replace")
         return None
 
     @property

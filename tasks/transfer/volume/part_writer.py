@@ -12,7 +12,14 @@ from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import crc32c
 from tasks.transfer.errors import VolumeError, VolumeMissing
 from tasks.transfer.manifest import Checkpoint, LayoutName, PartState, Receipt, Span
-from tasks.transfer.volume.files import blocks_of, this_boot, volume_errors, write_all, write_whole
+from tasks.transfer.volume.files import (
+    blocks_of,
+    is_gone,
+    this_boot,
+    volume_errors,
+    write_all,
+    write_whole,
+)
 from tasks.transfer.volume.proof import (
     SHARED_FILE_NAME,
     read_checkpoint,
@@ -257,9 +264,10 @@ class PartWriter:
 
     def _was_taken(self) -> bool:
         """Whether another attempt has copied this one's file and removed it: see `take_over`."""
+        if self._is_shared or not is_gone(self._folder / self._own_name):
+            return False
         # Not Path.exists: that raises where NFS says ESTALE.
-        own = self._folder / self._own_name
-        return not self._is_shared and not os.access(own, os.F_OK) and os.access(self._folder, os.F_OK)
+        return os.access(self._folder, os.F_OK)
 
     def _check_taken(self) -> None:
         """End the attempt if it was: its checkpoint or receipt would name no file, in the place of one that does."""

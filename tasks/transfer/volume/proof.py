@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.digests import crc32c
 from tasks.transfer.manifest import Checkpoint, LayoutName, Proven, Receipt, Span
-from tasks.transfer.volume.files import read_blocks, this_boot
+from tasks.transfer.volume.files import read_blocks, read_whole, size_bytes_now, this_boot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -114,7 +114,7 @@ def kept_bytes(folder: Path, manifest: Manifest, chunk: Chunk) -> int:
 def read_checkpoint(folder: Path, stem: str) -> Checkpoint | None:
     """The last checkpoint of a span, or None if there is none that can be read."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return Checkpoint.model_validate_json((folder / f"{stem}.checkpoint").read_bytes())
+        return Checkpoint.model_validate_json(read_whole(folder / f"{stem}.checkpoint"))
     return None
 
 
@@ -125,7 +125,7 @@ def stem_of(number: int, start: int) -> str:
 
 def _read_receipt(folder: Path, stem: str) -> Receipt | None:
     with contextlib.suppress(FileNotFoundError, ValueError):
-        return Receipt.model_validate_json((folder / f"{stem}.receipt").read_bytes())
+        return Receipt.model_validate_json(read_whole(folder / f"{stem}.receipt"))
     return None
 
 
@@ -133,6 +133,6 @@ def _is_there(folder: Path, manifest: Manifest, receipt: Receipt) -> bool:
     if manifest.layout is LayoutName.SHARED:
         return receipt.file_name == SHARED_FILE_NAME
     try:
-        return (folder / receipt.file_name).stat().st_size == receipt.length_bytes
+        return size_bytes_now(folder / receipt.file_name) == receipt.length_bytes
     except FileNotFoundError:
         return False

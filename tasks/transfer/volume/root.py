@@ -27,6 +27,7 @@ from tasks.transfer.volume.files import (
     has_same_bytes,
     is_same_file,
     make_folder,
+    read_whole,
     sync_folder,
     volume_errors,
     write_first,
@@ -276,7 +277,7 @@ class Volume:
     def _holders(path: Path) -> tuple[str | None, str | None]:
         """Who has a reservation, and who had it before."""
         try:
-            ids = path.read_text().split()
+            ids = read_whole(path).decode().split()
         except (FileNotFoundError, ValueError):
             return None, None
         present, before, *_ = [*(each if _JOB_ID.fullmatch(each) else None for each in ids), None, None]

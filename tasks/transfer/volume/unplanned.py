@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from tasks.transfer.manifest import UnplannedJob
-from tasks.transfer.volume.files import make_folder, volume_errors, write_whole
+from tasks.transfer.volume.files import make_folder, read_whole, volume_errors, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ class UnplannedJobs:
         """One of these; None if it is gone, or what is there is none of this job."""
         path = self._of(job_id)
         with volume_errors(path), contextlib.suppress(FileNotFoundError, ValueError):
-            found = UnplannedJob.model_validate_json(path.read_bytes())
+            found = UnplannedJob.model_validate_json(read_whole(path))
             return found if found.job_id == job_id else None
         return None
 
