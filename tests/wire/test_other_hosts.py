@@ -11,6 +11,7 @@ from support.manifests import JOB_ID, manifest_of_file
 from support.stale_volume import hosts_of
 from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.digests import crc32c
+from tasks.transfer.errors import DestinationBusy
 from tasks.transfer.manifest import Followed, JobSpec, LayoutName
 from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
 from tasks.transfer.volume import Volume
@@ -176,3 +177,13 @@ def test_what_another_host_replaces_is_read_whole(hosts):
         is_over.set()
         thread.join()
     assert len(writes) >= 50
+
+
+def test_a_destination_is_reserved_on_hosts_that_call_the_volume_otherwise_too(tmp_path):
+    here, there = tmp_path / "mnt", tmp_path / "data" / "shared"
+    here.mkdir()
+    there.parent.mkdir()
+    assert Volume(here).reserve("a/big.bin", JOB_ID, is_active=lambda _: True) is None
+    here.rename(there)
+    with pytest.raises(DestinationBusy):
+        Volume(there).reserve("a/big.bin", "b" * 12, is_active=lambda _: True)

@@ -267,7 +267,9 @@ class Volume:
                 sync_folder(path.parent)
 
     def _reservation(self, destination: str) -> Path:
-        name = hashlib.sha256(str(self.path_of(destination)).encode()).hexdigest()[:32]
+        # Below the root: that may be called otherwise on other hosts.
+        path = self.path_of(destination).relative_to(self.root.resolve())
+        name = hashlib.sha256(str(path).encode()).hexdigest()[:32]
         return self.root / FOLDER_NAME / _RESERVED / name
 
     def _holder(self, path: Path) -> str | None:
