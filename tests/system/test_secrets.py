@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 
     from support.moving_origin import MovingOrigin, Seen
 
+pytestmark = pytest.mark.long
+
 FILE = version(6 * MIB, seed=20, etag='"v1"')
 
 
@@ -273,10 +275,8 @@ def test_no_secret_is_seen_anywhere_whatever_becomes_of_a_job(guarded, flower, k
     client = redis.Redis(port=guarded.redis.port, password=guarded.redis.password)
     modes: set[tuple[str, int]] = set()
     looks = [
-        lambda: look_at_command_lines(haystack),
         lambda: modes.update(look_at_folder(guarded.volume, "volume", haystack)),
         lambda: look_at_folder(tmp_path / "tmp", "temporary", haystack),
-        lambda: dump_redis(client, haystack),
     ]
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
@@ -290,7 +290,12 @@ def test_no_secret_is_seen_anywhere_whatever_becomes_of_a_job(guarded, flower, k
         gather_events(guarded) as gathered,
         monitored(guarded.redis.port, guarded.redis.password, haystack),
         looking(looks),
-        looking([lambda: _look_at_flower(flower, haystack, pages_of_tasks=False)], every_seconds=0.5),
+        # A process runs for longer than that.
+        looking([lambda: look_at_command_lines(haystack)], every_seconds=0.25),
+        # What is there for a moment only is seen on its way there.
+        looking([lambda: dump_redis(client, haystack)], every_seconds=1),
+        # Each look has Flower ask all workers for all that they know.
+        looking([lambda: _look_at_flower(flower, haystack, pages_of_tasks=False)], every_seconds=3),
     ):
         stage = Stage(own, origin)
         take_away = _plant(guarded, own.canary, haystack)
@@ -328,7 +333,8 @@ def test_no_secret_is_seen_anywhere_whatever_becomes_of_a_job(guarded, flower, k
 
 def _run_slow_one(origin: MovingOrigin, args: list[str], run) -> None:
     """A job that is seen, paused, resumed and cancelled midway."""
-    origin.bytes_per_second = MIB // 4
+    # A minute: on a busy machine each of the commands takes some seconds.
+    origin.bytes_per_second = MIB // 32
     job_id = run("submit", *args, "--detach").stdout.strip()
     assert re.fullmatch("[0-9a-f]{12}", job_id)
     wait_until(lambda: origin.served_count >= 3, what="the job's middle")
