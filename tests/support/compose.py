@@ -124,7 +124,8 @@ class Stack:
 
     def sha256(self, name: str) -> str:
         """The digest of a file on the volume."""
-        return self.compose("exec", "-T", "control", "sha256sum", f"/volume/{name}").split()[0]
+        (control,) = self.containers("control")
+        return self.docker.run("exec", control, "sha256sum", f"/volume/{name}").split()[0]
 
     def kill(self, container: str) -> None:
         """End a container's first process as the kernel does when memory is short; Docker is not asked to."""
