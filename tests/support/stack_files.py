@@ -27,7 +27,7 @@ http {
     server {
         listen 80;
         location / { root /site; }
-        location /slow/ { limit_rate 128k; alias /site/; }
+        location /slow/ { limit_rate 256k; alias /site/; }
         location /slower/ { limit_rate 40k; alias /site/; }
     }
 }
@@ -67,8 +67,8 @@ def settings(images: Images, secrets: Secrets, flower_port: int, **more: str) ->
 
 def asked_often(*services: str) -> dict[str, Any]:
     """Services whose health is known soon; Docker asks for the first time after as long as between two times."""
-    # Not more often: a check is a process for half a second, and that of six containers would take a whole core.
-    return {name: {"healthcheck": {"interval": "10s"}} for name in services}
+    # Not more often: a check is a process for half a second, and those of six containers would take half a core.
+    return {name: {"healthcheck": {"interval": "5s"}} for name in services}
 
 
 def add_origin(folder: Path, images: Images, sizes_bytes: dict[str, int]) -> dict[str, str]:
