@@ -279,7 +279,7 @@ class Bringing:
             if attempt.brought_bytes > 0:
                 # Without its job's limit it would have been quicker; by how much cannot be told of a few reads.
                 free_seconds = max(seconds - attempt.held_by_job_seconds, seconds / 10)
-                self._host.connections.reached(self.manifest.origin, attempt.brought_bytes / free_seconds)
+                self._host.connections.reached(self.manifest.origin, attempt.brought_bytes, free_seconds)
         metrics.chunk_took(seconds)
         logger.info(
             "chunk fetched job=%s span=%s bytes=%d seconds=%.2f",

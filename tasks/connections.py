@@ -30,6 +30,8 @@ _LOOK_SECONDS = 0.015
 CROWDED_OUT_SECONDS = 1.0
 #: An origin from which bytes came is taken to be within reach of this host for so long.
 _REACHED_SECONDS = 60.0
+#: What a connection has to have brought, or for how long, before it is known how quick it is.
+_TELLING_BYTES, _TELLING_SECONDS = 256 * 1024, 1.0
 
 
 class NoLease(Exception):
@@ -145,9 +147,12 @@ class Connections:
         self._reached.pop(progress.origin, None)
         self._records.refused(progress, is_hosts_own=True, was_refused=False)
 
-    def reached(self, origin: str, bytes_per_second: float) -> None:
-        """Take note that bytes of an origin came."""
-        self._reached[origin] = time.monotonic(), bytes_per_second
+    def reached(self, origin: str, brought_bytes: int, seconds: float) -> None:
+        """Take note that bytes of an origin came, and in what time."""
+        _, before = self._reached.get(origin, (0.0, 0.0))
+        # Of a file's last bytes it says how long a request takes: taken for slow, nobody would help another one.
+        is_telling = brought_bytes >= _TELLING_BYTES or seconds >= _TELLING_SECONDS
+        self._reached[origin] = time.monotonic(), brought_bytes / seconds if is_telling else before
 
     def bytes_per_second(self, origin: str) -> float:
         """What the last connection to an origin brought; 0 if none did of late."""

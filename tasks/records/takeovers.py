@@ -25,6 +25,8 @@ _HEARS_SECONDS = 0.7
 #: What one who is several times as quick would bring in less than the first, and who is at it between the second and
 #: the third, is fetched a second time: cut, it would be waited for until who is at it hears of that.
 _RACE_SECONDS, _RACE_WON_SECONDS, _RACE_LOST_SECONDS, _RACE_TIMES = 0.4, 0.6, 2.0, 4
+#: Not more than this at a time: with quick links half a second is much to fetch twice, and little to win.
+_RACE_BYTES = 4 * 1024 * 1024
 #: Who is so many times as slow takes nothing from a quicker one: that one becomes quicker still when others on its
 #: host are done, and would have to wait.
 _SLOWER_TIMES = 2
@@ -67,7 +69,7 @@ local bytes, shares, done, stops, speeds, help, deaths, job, wait, heard, job_le
 local waiting, of_turns, lists = KEYS[13], {unpack(KEYS, 13, 18)}, {unpack(KEYS, 19)}
 local holder, generation, span, done_bytes, share, whole = unpack(ARGV)
 local chunks, chunk_size, size, mine, least, hears, step, kept, job_id, rank, seconds_of_lease, silent = unpack(ARGV, 7)
-local race, race_won, race_lost, race_times, slower = unpack(ARGV, 19)
+local race, race_won, race_lost, race_times, race_bytes, slower = unpack(ARGV, 19)
 chunks, rank = tonumber(chunks), tonumber(rank)
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1000000
@@ -121,7 +123,7 @@ local function best()
         local report_age = math.max(0, now - (ends - seconds_of_lease))
         cut = math.ceil(math.max(cut, at + speed * (report_age + hears)) / step) * step
         local is_race = my_speed >= speed * race_times and (stop - at) / my_speed < tonumber(race)
-          and seconds > tonumber(race_won) and seconds < tonumber(race_lost)
+          and stop - at <= tonumber(race_bytes) and seconds > tonumber(race_won) and seconds < tonumber(race_lost)
         local is_longest = seconds > (found and found.seconds or 0)
         if is_race and is_longest then
           found = {span = all[index], number = number, start = start, stop = stop, seconds = seconds}
@@ -257,6 +259,7 @@ class TakeOvers(Leases):
             _RACE_WON_SECONDS,
             _RACE_LOST_SECONDS,
             _RACE_TIMES,
+            _RACE_BYTES,
             _SLOWER_TIMES,
         ]
         answer = map(int, self.run(_SPAN_DONE, keys=keys, args=args))

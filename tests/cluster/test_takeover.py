@@ -40,6 +40,18 @@ def test_what_a_slow_connection_has_left_is_fetched_by_others(empty_cluster: Clu
     wait_until_clean(empty_cluster.volume)
 
 
+def test_a_host_whose_last_chunk_had_five_bytes_is_not_taken_for_slow(empty_cluster: Cluster, served):
+    empty_cluster.start_worker("--queues", "control,merge")
+    for name in ("a", "b"):
+        args = ("--queues", "chunks", "--concurrency", "1", "--processes", "1")
+        empty_cluster.start_worker(*args, ORCHESTRATOR_HOST_NAME=name)
+    served.slow_starts = {8 * MIB: MIB // 8}  # would take over a minute for its chunk of 8 MiB
+    with empty_cluster.orchestrator() as orchestrator:
+        record = orchestrator.submit(served.url, chunk_size_bytes=8 * MIB).wait(50)
+    assert (empty_cluster.volume / "big.bin").read_bytes() == CONTENT
+    assert set(record.workers) >= {"a", "b"}
+
+
 def test_a_chunk_whose_worker_died_is_taken_over_and_not_waited_for(empty_cluster: Cluster, served):
     """Its message comes back when the visibility timeout has passed: in 15 minutes."""
     first = empty_cluster.start_worker("--concurrency", "1", "--queues", "chunks")
