@@ -33,7 +33,7 @@ http {{
     sendfile on;
     {http_extra}
     server {{
-        listen 127.0.0.1:{port}{tls};
+        listen 127.0.0.1:{port}{tls}{options};
         {listen}
         root {documents};
         location = {status_path} {{ stub_status; access_log off; }}
@@ -127,6 +127,7 @@ def nginx(
     http_extra: str = "",
     certificate: Path | None = None,
     address: str | None = None,
+    listen_options: str = "",
 ) -> Iterator[str]:
     """nginx on a port of loopback; yields its base URL, without a slash at the end.
 
@@ -137,6 +138,7 @@ def nginx(
         http_extra: directives of its http block.
         certificate: PEM with the key; makes it https.
         address: listens there besides, and that is in the URL then.
+        listen_options: of its socket on loopback.
     """
     program, port = need("nginx"), free_port()
     config = folder / "nginx.conf"
@@ -146,6 +148,7 @@ def nginx(
         _NGINX.format(
             folder=folder, documents=documents, port=port, extra=extra, http_extra=http_extra,
             log_format=NGINX_FORMAT, tls=" ssl" if certificate else "", status_path=_STATUS_PATH,
+            options=f" {listen_options}",
             listen=f"listen {address}:{port}{' ssl' if certificate else ''};" if address else "",
         )
     )  # fmt: skip
