@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.asking import NotAnswered
 from orchestrator.job import JobEndedBadly, StillRunning
 from support.chaos_origin import sha256_of
 from support.files import MIB
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from tasks.jobs import JobRecord
 
 KIB = 1024
+#: How often who waits says `recover` before it gives up.
+_MOST_RECOVERIES = 5
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Client:
     job: Job | None = None
     record: JobRecord | None = None  #: at the end
     trouble: str = ""  #: why there is no end
+    recoveries_count: int = 0  #: how often it was told that only `recover` helps
     names: list[str] = field(default_factory=list)  #: under which it may be found; the last one is `job`'s
 
     def submit(self, orchestrator: Orchestrator, url: str) -> None:
@@ -94,16 +98,22 @@ class Client:
                 return
         self.trouble = "could not be submitted"
 
-    def wait(self, seconds: float) -> None:
-        """Wait for the job's end."""
-        if self.job is None:
-            return
-        try:
-            self.record = self.job.wait(seconds)
-        except JobEndedBadly as error:
-            self.record = error.record
-        except (StillRunning, RecordLost, RedisError) as error:
-            self.trouble = f"{type(error).__name__}: {error}"
+    def wait(self, orchestrator: Orchestrator, seconds: float) -> None:
+        """Wait for the job's end; do what is said where no worker lives that knew of it when Redis was emptied."""
+        ends_seconds = time.monotonic() + seconds
+        while self.job is not None and self.record is None and not self.trouble:
+            try:
+                self.record = self.job.wait(ends_seconds - time.monotonic())
+            except JobEndedBadly as error:
+                self.record = error.record
+            except RecordLost as error:
+                self.recoveries_count += 1
+                with contextlib.suppress(RedisError, NotAnswered):
+                    orchestrator.recover(20)
+                if self.recoveries_count == _MOST_RECOVERIES:
+                    self.trouble = f"RecordLost: {error}"
+            except (StillRunning, RedisError) as error:
+                self.trouble = f"{type(error).__name__}: {error}"
 
 
 def begin_clients(
@@ -116,7 +126,7 @@ def begin_clients(
     def run(client: Client, delay_seconds: float) -> None:
         time.sleep(delay_seconds)
         client.submit(orchestrator, url)
-        client.wait(wait_seconds - delay_seconds)
+        client.wait(orchestrator, wait_seconds - delay_seconds)
 
     threads = []
     for number, client in enumerate(clients):

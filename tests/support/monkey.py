@@ -68,7 +68,8 @@ class Jobs:
         args: tuple[object, ...] = (job_id, int(generation))
         task = MERGE_TASK
         if chance.random() < 0.6:
-            task, args = FETCH_TASK, (*args, chance.randrange(int(chunks_count or 1)))
+            # An empty file has no chunk, and of one that comes as a stream it is not known at first.
+            task, args = FETCH_TASK, (*args, chance.randrange(max(1, int(chunks_count or 1))))
         self.app.send_task(task, args=args, retry=False)
         return f"{task} {args}"
 

@@ -165,10 +165,12 @@ def test_nothing_is_lost_and_nothing_hangs(scene: Scene, seed: int, flushes: boo
         print(
             f"chaos: {sum(map(is_complete, clients))} complete, {quiet_seconds:.0f} s after the last act; refetched "
             f"{refetched_bytes / MIB:.1f} of {right_bytes / MIB:.0f} MiB ({refetched_bytes / right_bytes:.1%}), "
-            f"most of it {most}; published again: {witness.again}; {dict(scene.monkey.done)}"
+            f"most of it {most}; published again: {witness.again}; "
+            f"recover was said {sum(client.recoveries_count for client in clients)} times; {dict(scene.monkey.done)}"
         )
     assert witness.problems == []
     if not flushes:
+        assert not any(client.recoveries_count for client in clients)
         assert refetched_bytes <= MOST_REFETCHED * right_bytes
 
 
