@@ -33,7 +33,7 @@ http {{
     sendfile on;
     {http_extra}
     server {{
-        listen 127.0.0.1:{port}{tls};
+        listen 127.0.0.1:{port}{tls}{options};
         root {documents};
         location = {status_path} {{ stub_status; access_log off; }}
         {extra}
@@ -119,7 +119,13 @@ def _running(args: list[str], port: int, folder: Path, **variables: str) -> Iter
 
 @contextmanager
 def nginx(
-    folder: Path, documents: Path, *, extra: str = "", http_extra: str = "", certificate: Path | None = None
+    folder: Path,
+    documents: Path,
+    *,
+    extra: str = "",
+    http_extra: str = "",
+    certificate: Path | None = None,
+    listen_options: str = "",
 ) -> Iterator[str]:
     """nginx on a port of loopback; yields its base URL, without a slash at the end.
 
@@ -129,6 +135,7 @@ def nginx(
         extra: directives of its server block.
         http_extra: directives of its http block.
         certificate: PEM with the key; makes it https.
+        listen_options: of its socket on loopback.
     """
     program, port = need("nginx"), free_port()
     config = folder / "nginx.conf"
@@ -138,6 +145,7 @@ def nginx(
         _NGINX.format(
             folder=folder, documents=documents, port=port, extra=extra, http_extra=http_extra,
             log_format=NGINX_FORMAT, tls=" ssl" if certificate else "", status_path=_STATUS_PATH,
+            options=f" {listen_options}",
         )
     )  # fmt: skip
     with _running(
