@@ -181,7 +181,7 @@ class Bringing:
         if manifest is not None and manifest.generation > self._generation:
             raise AttemptStopped(StopReason.JOB_ENDED)
         if self._host.records.state(self._job_id) is not JobState.FETCHING:
-            # A message that came twice or late: what a plan sends, it sends after its manifest and of a fetching job.
+            # A message too early or too late: what a plan sends, it sends after its manifest and of a fetching job.
             # Waited for, the manifest of a plan that takes its time would not come, and the job would fail for it.
             raise AttemptStopped(StopReason.JOB_ENDED)
         self._host.volume.check()

@@ -237,11 +237,10 @@ def new_home() -> Iterator[Home]:
 def stored_bytes(volume: Path) -> int:
     """How much unfinished jobs have on a volume, without the holes of sparse files."""
     total_bytes = 0
-    # Not glob: it stumbles over a folder that is removed meanwhile.
-    for folder, _, names in os.walk(volume / ".orchestrator"):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):
-                total_bytes += (Path(folder) / name).stat().st_blocks * 512
+    for path in map(Path, _below(volume / ".orchestrator")):
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                total_bytes += path.stat().st_blocks * 512
     return total_bytes
 
 

@@ -178,8 +178,8 @@ def _serve_counting(folder: Path):
             os.pwrite(file.fileno(), chance.randbytes(4096), offset)
     log = folder / "bytes.log"
     # Loopback's buffers hold megabytes of each connection that ends: nginx would count them as sent.
-    options = {"extra": f"access_log {log} combined; limit_rate 24m;", "listen_options": "sndbuf=256k"}
-    with nginx(folder, folder, **options) as url:
+    extra = f"access_log {log} combined; limit_rate 24m;"
+    with nginx(folder, folder, extra=extra, listen_options="sndbuf=256k") as url:
         yield url, folder / "big", log
 
 
