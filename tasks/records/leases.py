@@ -58,7 +58,7 @@ if other and other ~= holder and redis.call('ZSCORE', job_leases, other) then
 end
 local taken, mine = redis.call('ZCARD', origin_leases), redis.call('ZCARD', job_leases)
 local first = starving(since, asked, now)
-local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried')
+local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried', 'over', 'over_until')
 local function refuse()
   -- Who only looks for something has none of its own to fetch.
   if span ~= '' then
@@ -83,6 +83,7 @@ end
 if seen[1] and taken >= tonumber(seen[1]) then
   -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
   if span == '' or now < seen[2] + seen[3] then return refuse() end
+  if taken + 1 >= tonumber(seen[5] or math.huge) and now < tonumber(seen[6]) then return refuse() end
   local pause = tonumber(seen[3])
   if seen[4] == '1' then pause = math.max(tonumber(pause_least), pause / 2) end
   redis.call('HSET', allowed, 'count', taken + 1, 'at', now, 'pause', pause, 'tried', 1)
@@ -117,13 +118,17 @@ redis.call('ZREM', origin_leases, holder)
 redis.call('ZREMRANGEBYSCORE', origin_leases, '-inf', now)
 local others = redis.call('ZCARD', origin_leases)
 if others == 0 then return 0 end
-local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried')
+local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried', 'over', 'over_pause')
 -- Not for long, if it was not one too many that was tried: an origin may take a connection that has just ended for one
 -- that stands.
 local count, pause = math.min(others, tonumber(seen[1] or others)), tonumber(pause_least)
 if seen[3] == '1' then
   -- Back to what went well: of those, some may have ended since.
-  count, pause = math.max(1, seen[1] - 1), math.min(seen[2] * 2, tonumber(pause_most))
+  count, pause = math.max(1, seen[1] - 1), tonumber(seen[2])
+  -- Another refusal in between shortens the pause, but not before what was refused when it was tried is tried again.
+  if seen[4] == seen[1] then pause = math.max(pause, seen[5]) end
+  pause = math.min(pause * 2, tonumber(pause_most))
+  redis.call('HSET', allowed, 'over', seen[1], 'over_pause', pause, 'over_until', now + pause)
 end
 redis.call('HSET', allowed, 'count', count, 'at', now, 'pause', pause, 'tried', 0)
 redis.call('EXPIRE', allowed, remembered)
