@@ -100,6 +100,7 @@ class Batch:
         Raises:
             RedisError: Redis refused something, or the private one ended.
         """
+        self._on_look(self.totals)
         while True:
             for end in self._admit():
                 yield self._counted(end)
@@ -208,6 +209,8 @@ class Batch:
                 }
                 if records.transition(job.job_id, JobState.QUEUED, allowed=RESUMABLE_STATES, fields=fields):
                     unsent.append(job)
+        # Recorded, they go on whoever sends them: an interrupt must not pass over them.
+        self.totals.active_count = len(self.active)
         count = min(MOST_JOBS_A_MESSAGE, max(1, len(unsent) // _MESSAGES_A_REFILL))
         self._cluster.send_plans(unsent, count)
         return found

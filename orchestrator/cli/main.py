@@ -115,6 +115,15 @@ def _fill_standard_files() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
 
 
+def _give_up_a_full_stderr() -> None:
+    """Leave nothing to be written to a log that is full: Python itself would end with 120 instead of our code."""
+    try:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def main() -> NoReturn:
     """Run the command line; the process ends with one of the exit codes of ``--help``."""
     signal.signal(signal.SIGTERM, _terminated)
@@ -134,3 +143,5 @@ def main() -> NoReturn:
         sys.exit(exits.INTERRUPTED)
     except Exception as error:  # noqa: BLE001  (told apart below; a bug keeps its traceback)
         exits.show(error)
+    finally:
+        _give_up_a_full_stderr()

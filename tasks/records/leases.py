@@ -100,7 +100,8 @@ if here <= 0 or over_all <= 0 then
   -- Who only looks for something does not try one more: it may find nothing, and that would pass for a success.
   -- A host that has none, and was never refused its only one, may be one of those that each have a limit of their own.
   local is_first = here > 0 and not was_aside and count_of(me) == 0
-  if span == '' or (now < seen[2] + seen[3] and not is_first) then return refuse(here > 0) end
+  local wanted_count = here <= 0 and count_of(me) + 1 or taken + 1
+  if span == '' or not (is_first or may_try(seen, wanted_count, now)) then return refuse(here > 0) end
   try_one_more(allowed, me, taken, count_of, here, over_all, seen, now)
 end
 for _, leases in ipairs({job_leases, origin_leases}) do

@@ -26,7 +26,8 @@ _MOST_PAUSE_SECONDS = 60
 # nothing is known; and to try one more than that.
 ALLOWED = f"""
 local function allowed_more(allowed, me, taken, count_of, now)
-  local seen = redis.call('HMGET', allowed, 'count', 'at', 'pause', 'tried', 'all', 'tester')
+  local names = {{'count', 'at', 'pause', 'tried', 'all', 'tester', 'over', 'over_until'}}
+  local seen = redis.call('HMGET', allowed, unpack(names))
   local count, all, here, over_all = tonumber(seen[1]), tonumber(seen[5]), math.huge, math.huge
   if count then
     -- That one more is allowed is tried by one host, and only then by others.
@@ -36,6 +37,11 @@ local function allowed_more(allowed, me, taken, count_of, now)
   end
   if all then over_all = all - taken end
   return here, over_all, seen
+end
+local function may_try(seen, wanted_count, now)
+  if now < seen[2] + seen[3] then return false end
+  -- What was refused when it was tried has a pause of its own, that no other refusal shortens.
+  return wanted_count < tonumber(seen[7] or math.huge) or now >= tonumber(seen[8])
 end
 local function try_one_more(allowed, me, taken, count_of, here, over_all, seen, now)
   local pause = tonumber(seen[3])
@@ -73,13 +79,16 @@ if is_hosts_own or here == 0 then
   redis.call('EXPIRE', aside, {_SEEN_LIMIT_SECONDS})
   if is_hosts_own then return 1 end
 end
-local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried', 'all', 'tester')
+local seen = redis.call('HMGET', allowed, 'count', 'pause', 'tried', 'all', 'tester', 'over', 'over_pause')
 local count, pause, all = tonumber(seen[1]), {_LEAST_PAUSE_SECONDS}, tonumber(seen[4])
 if seen[3] == '1' and (seen[5] == me or all) then
   -- Back to what went well: of those, some may have ended since.
   if count and seen[5] == me then redis.call('HSET', allowed, 'count', math.max(1, count - 1)) end
   if all then redis.call('HSET', allowed, 'all', math.max(1, all - 1)) end
-  pause = math.min(seen[2] * 2, {_MOST_PAUSE_SECONDS})
+  local over = count and seen[5] == me and count or all
+  pause = math.max(seen[2], tonumber(seen[6]) == over and seen[7] or 0)
+  pause = math.min(pause * 2, {_MOST_PAUSE_SECONDS})
+  redis.call('HSET', allowed, 'over', over, 'over_pause', pause, 'over_until', now + pause)
 else
   -- Not for long, if it was not one too many that was tried: an origin may take a connection that has just ended for
   -- one that stands.
@@ -91,10 +100,10 @@ else
   end
   if is_by_host then
     redis.call('HSET', allowed, 'count', math.min(here, count or here))
-    redis.call('HDEL', allowed, 'all')
+    if all then redis.call('HDEL', allowed, 'all', 'over') end
   else
     redis.call('HSET', allowed, 'all', math.min(others, all or others))
-    redis.call('HDEL', allowed, 'count')
+    if count then redis.call('HDEL', allowed, 'count', 'over') end
   end
 end
 redis.call('HSET', allowed, 'at', now, 'pause', pause, 'tried', 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -249,6 +250,35 @@ def test_who_only_looks_does_not_try_one_connection_more_than_an_origin_allows(r
     assert redis.client().hgetall(allowed) == before
     begin(records, 2)
     assert redis.client().hget(allowed, "count") == "3"
+
+
+def test_what_was_refused_when_tried_is_not_tried_sooner_for_another_refusal(records, redis):
+    """An origin may take a connection that has just ended for one that stands, and refuse the next."""
+    begin(records, 0, 1, 2)
+    allowed = f"t:origin:{ORIGIN}:allowed"
+
+    def asks(number: int) -> bool:
+        asked = progress(f"h/{number}", Span(number))
+        return records.acquire(asked, origin_limit=9, job_limit=9, length_bytes=9).is_given
+
+    assert records.refused(progress("h/2", Span(2)))
+    redis.client().hset(allowed, "at", 1)  # long ago: one more may be tried
+    assert asks(2)
+    assert records.refused(progress("h/2", Span(2)))
+    redis.client().hset(allowed, mapping={"over_pause": 16, "over_until": time.time() + 16})
+    # One ends, and the next in its place is refused.
+    assert records.refused(progress("h/1", Span(1)))
+    assert not asks(1)
+    redis.client().hset(allowed, "at", 1)
+    assert asks(1)
+    # Two went well before; the third has time.
+    redis.client().hset(allowed, "at", 1)
+    assert not asks(2)
+    redis.client().hset(allowed, "over_until", 1)
+    assert asks(2)
+    assert records.refused(progress("h/2", Span(2)))
+    assert redis.client().hget(allowed, "count") == "2"
+    assert redis.client().hget(allowed, "pause") == "32"
 
 
 def test_a_plan_keeps_its_span_when_it_forgets_what_was_before(records):
