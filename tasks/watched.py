@@ -95,6 +95,12 @@ class Watched:
                 self._looked_seconds, self._looked_bytes = now, brought_bytes
                 self._looked_held_seconds = held_seconds
             return
+        if (
+            attempt.bytes_per_second is None
+            and brought_bytes == self._looked_bytes
+            and seconds < _FIRST_BYTES_SECONDS
+        ):
+            return  # between two reads, as it seems: taken to stand still, it would be fetched a second time
         if held_seconds - self._looked_held_seconds > _HELD_PART * seconds:
             # To take over from it would bring nothing sooner, and cost what it has in its buffers.
             attempt.bytes_per_second = None
