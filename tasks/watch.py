@@ -297,7 +297,9 @@ def _measure(each: _Watched, now: float) -> None:
         if each.looked_bytes == 0 and brought_bytes > 0:
             each.looked_seconds, each.looked_bytes = now, brought_bytes
         return
-    of_late = (brought_bytes - each.looked_bytes) / seconds
     before = each.attempt.bytes_per_second
+    if before is None and brought_bytes == each.looked_bytes and seconds < _FIRST_BYTES_SECONDS:
+        return  # between two reads, as it seems: taken to stand still, it would be fetched a second time
+    of_late = (brought_bytes - each.looked_bytes) / seconds
     each.attempt.bytes_per_second = of_late if before is None else (before + of_late) / 2
     each.looked_seconds, each.looked_bytes = now, brought_bytes

@@ -144,6 +144,31 @@ def test_how_quick_an_attempt_is_is_known_after_its_first_bytes(setup):
             assert attempt.bytes_per_second == speed
 
 
+def test_an_attempt_between_its_first_reads_does_not_look_as_if_it_stood_still(setup):
+    """Then all of its span would be fetched a second time."""
+    _, clock, watch, attempt = setup
+    attempt.begin_at(0)
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        for seconds, done_bytes, speed in [
+            (1.0, 600, None),
+            (1.1, 600, None),  # looked at very soon
+            (2.0, 1_100, 500),
+        ]:
+            clock.now, attempt.done_bytes = seconds, done_bytes
+            watch.tick()
+            assert attempt.bytes_per_second == speed
+
+
+def test_an_attempt_that_brings_no_more_than_its_first_bytes_is_slow(setup):
+    _, clock, watch, attempt = setup
+    attempt.begin_at(0)
+    with watch.over(attempt, progress(attempt), slice_seconds=60):
+        for seconds, speed in [(1.0, None), (3.9, None), (4.0, 0)]:
+            clock.now, attempt.done_bytes = seconds, 600
+            watch.tick()
+            assert attempt.bytes_per_second == speed
+
+
 def test_a_connection_that_never_brings_a_byte_is_slow(setup):
     _, clock, watch, attempt = setup
     attempt.begin_at(0)
