@@ -32,6 +32,8 @@ CROWDED_OUT_SECONDS = 1.0
 _REACHED_SECONDS = 60.0
 #: What a connection has to have brought, or for how long, before it is known how quick it is.
 _TELLING_BYTES, _TELLING_SECONDS = 256 * 1024, 1.0
+#: What is known of an origin of which no bytes came.
+_NEVER = (-math.inf, 0.0)
 
 
 class NoLease(Exception):
@@ -149,17 +151,18 @@ class Connections:
 
     def reached(self, origin: str, brought_bytes: int, seconds: float) -> None:
         """Take note that bytes of an origin came, and in what time."""
-        _, before = self._reached.get(origin, (0.0, 0.0))
+        _, before = self._reached.get(origin, _NEVER)
         # Of a file's last bytes it says how long a request takes: taken for slow, nobody would help another one.
         is_telling = brought_bytes >= _TELLING_BYTES or seconds >= _TELLING_SECONDS
         self._reached[origin] = time.monotonic(), brought_bytes / seconds if is_telling else before
 
     def bytes_per_second(self, origin: str) -> float:
         """What the last connection to an origin brought; 0 if none did of late."""
-        return self._reached[origin][1] if self._has_reached(origin) else 0.0
+        at_seconds, bytes_per_second = self._reached.get(origin, _NEVER)
+        return bytes_per_second if time.monotonic() - at_seconds < _REACHED_SECONDS else 0.0
 
     def _has_reached(self, origin: str) -> bool:
-        at_seconds, _ = self._reached.get(origin, (-math.inf, 0))
+        at_seconds, _ = self._reached.get(origin, _NEVER)
         return time.monotonic() - at_seconds < _REACHED_SECONDS
 
     def _limit(self, spec: JobSpec, origin: str) -> tuple[int, int | None]:
