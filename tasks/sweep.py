@@ -219,6 +219,7 @@ def look_at_volume(here: Host) -> None:
     for job_id, state in zip(job_ids, states, strict=True):
         with apart(job_id):
             _look_at(here, job_id, state, names)
+    here.volume.finish_removals()
     keep_unplanned(here)
     for job_id in restore_unplanned(here, clusters=names):
         send_missing(here, job_id)

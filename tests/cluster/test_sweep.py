@@ -321,3 +321,12 @@ def test_a_damaged_job_on_the_volume_keeps_nobody_from_the_others(empty_cluster:
     empty_cluster.start_worker("--queues", "control")
     shown = empty_cluster.run("recover", "--json")
     assert json.loads(shown.stdout) == {"jobs": sorted([JOB, "00000000000b"], reverse=True)}, shown.stderr
+
+
+def test_the_removal_of_a_folder_in_which_another_host_had_something_open_is_finished(empty_cluster: Cluster):
+    rest = empty_cluster.volume / ".orchestrator" / "removed.0123456789ab.01234567" / "plan-0123456789ab"
+    rest.mkdir(parents=True)
+    (rest / ".nfs0000000000000001").write_bytes(b"x")
+    with empty_cluster.host() as here:
+        look_at_volume(here)
+    assert list(empty_cluster.volume.iterdir()) == []

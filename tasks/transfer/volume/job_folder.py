@@ -305,11 +305,7 @@ class JobFolder:
     def remove(self) -> None:
         """Remove the folder with all in it, and the empty parents; harmless if it is gone."""
         self.discard()
-        for removed in self.path.parent.glob(f"{_REMOVED}*"):
-            shutil.rmtree(removed, ignore_errors=True)
-        for parent in (self.path.parent / "reserved", self.path.parent):
-            with contextlib.suppress(OSError):
-                parent.rmdir()
+        finish_removals(self.path.parent)
 
     def _plan_folder(self, manifest: Manifest) -> Path:
         return self.path / f"plan-{manifest.plan_name}"
@@ -322,6 +318,15 @@ class JobFolder:
             os.ftruncate(fd, size_bytes)
         finally:
             os.close(fd)
+
+
+def finish_removals(folder: Path) -> None:
+    """Remove what is left of discarded folders, and the folder of all jobs if that is empty then."""
+    for removed in folder.glob(f"{_REMOVED}*"):
+        shutil.rmtree(removed, ignore_errors=True)
+    for parent in (folder / "reserved", folder):
+        with contextlib.suppress(OSError):
+            parent.rmdir()
 
 
 def _is_of_size(path: Path, size_bytes: int) -> bool:

@@ -32,7 +32,7 @@ from tasks.transfer.volume.files import (
     volume_errors,
     write_first,
 )
-from tasks.transfer.volume.job_folder import JobFolder
+from tasks.transfer.volume.job_folder import JobFolder, finish_removals
 from tasks.transfer.volume.joining import can_clone
 from tasks.transfer.volume.unplanned import UnplannedJobs
 
@@ -203,6 +203,10 @@ class Volume:
                     path.unlink(missing_ok=True)
         self.job(job_id).remove()
         self.unplanned_jobs.forget(job_id)
+
+    def finish_removals(self) -> None:
+        """Remove what is left of jobs that were removed while another host had something of theirs open."""
+        finish_removals(self.root / FOLDER_NAME)
 
     def leave(self, job_id: str) -> bool:
         """Keep what an unfinished job has for a later submit, and say that nobody is at it any more.
