@@ -246,7 +246,7 @@ def test_a_file_that_is_replaced_again_and_again_is_given_up(two_workers, place)
     assert_nothing_published(two_workers, done.returncode, json.loads(done.stdout))
 
 
-@pytest.mark.parametrize("share", [0.1, 0.4, 0.6])
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize(
     ("layout", "on_change", "extra_bytes"),
     [("parts", "restart", 0), ("shared", "restart", 12345), ("parts", "fail", 12345), ("shared", "fail", 0)],
@@ -261,8 +261,9 @@ def test_a_rename_under_nginx_is_never_mixed(
     sha256 = make_file(new, SIZE_BYTES + extra_bytes, seed=7)
     os.utime(new, (1_600_000_001, 1_600_000_001))
     with two_workers.orchestrator() as orchestrator:
+        # Chunks that are small for this file: some are not begun when it is replaced, though that be seen late.
         job = orchestrator.submit(
-            url, chunk_size_bytes=MIB, connections=3, layout=layout, restarts=on_change == "restart"
+            url, chunk_size_bytes=3 * MIB // 4, connections=3, layout=layout, restarts=on_change == "restart"
         )
         wait_until(lambda: job.status().bytes_done >= share * SIZE_BYTES, what="that much of the file")
         assert job.status().state == "fetching"
@@ -287,7 +288,7 @@ def renamed() -> Iterator[tuple[str, Path]]:
         documents.mkdir()
         state.mkdir()
         # nginx sends what a request may have in a second at once: less than a chunk, so that chunks take time.
-        with nginx(state, documents, extra="limit_rate 512k;") as url:
+        with nginx(state, documents, extra="limit_rate 384k;") as url:
             yield f"{url}/document", documents / "document"
 
 
