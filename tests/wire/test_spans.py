@@ -205,6 +205,32 @@ def test_who_was_taken_over_underway_leaves_nothing_and_ends(job):
     assert job.merged() == CONTENT
 
 
+@pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
+def test_who_is_taken_over_while_it_takes_over_makes_no_file_that_begins_with_zeros(job):
+    """Its receipt, of what it thinks to be on disk, would be believed without a look."""
+    chunk, seconds, asked = job.manifest.chunk(0), [0.0], []
+    plan_folder = job.folder._plan_folder(job.manifest)
+
+    def be_taken_over():
+        asked.append(None)
+        if len(asked) == 3:
+            with job.folder.open_part(job.manifest, chunk) as third:
+                assert third.done_bytes == 300 * KIB
+
+    with PartWriter(plan_folder, job.manifest, chunk, clock=lambda: seconds[0]) as slow:
+        slow.write(CONTENT[: 300 * KIB])
+        seconds[0] = 60.0
+        slow.keep_pace("slow")
+        with pytest.raises(AttemptStopped, match="taken"):
+            PartWriter(plan_folder, job.manifest, chunk, check_lease=be_taken_over)
+    with job.folder.open_part(job.manifest, chunk) as part:
+        assert part.done_bytes == 300 * KIB
+        part.write(CONTENT[300 * KIB : CHUNK_BYTES])
+        part.complete("h")
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_is_cut_and_taken_over_in_whatever_order_is_the_file(job, seed):
     chance = random.Random(seed)
