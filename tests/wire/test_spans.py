@@ -205,6 +205,29 @@ def test_who_was_taken_over_underway_leaves_nothing_and_ends(job):
     assert job.merged() == CONTENT
 
 
+def test_what_is_completed_while_another_takes_it_over_stays(job):
+    """Its file was removed under its receipt, and a merge that had seen that failed the job."""
+    chunk, seconds, asked = job.manifest.chunk(0), [0.0], []
+    plan_folder = job.folder._plan_folder(job.manifest)
+    with PartWriter(plan_folder, job.manifest, chunk, clock=lambda: seconds[0]) as slow:
+        slow.write(CONTENT[: 300 * KIB])
+        seconds[0] = 60.0
+        slow.keep_pace("slow")
+
+        def complete_meanwhile():
+            asked.append(None)
+            if len(asked) == 2:
+                slow.write(CONTENT[300 * KIB : CHUNK_BYTES])
+                slow.complete("slow")
+
+        with PartWriter(plan_folder, job.manifest, chunk, check_lease=complete_meanwhile) as quick:
+            quick.write(CONTENT[300 * KIB : CHUNK_BYTES])
+            assert job.folder.proven(job.manifest, chunk).is_whole
+            assert quick.complete("quick").brought_bytes == {"slow": CHUNK_BYTES}
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
 @pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
 def test_who_is_taken_over_while_it_takes_over_makes_no_file_that_begins_with_zeros(job):
     """Its receipt, of what it thinks to be on disk, would be believed without a look."""
