@@ -12,7 +12,7 @@ from support.manifests import manifest_of_file
 from support.origin import Origin, origin
 from tasks.transfer.attempt import Attempt, AttemptStopped
 from tasks.transfer.digests import crc32c
-from tasks.transfer.errors import DestinationExists, OriginBusy
+from tasks.transfer.errors import DestinationExists, OriginBusy, VolumeMissing
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.manifest import JobSpec, LayoutName, SourceRequest, Span
@@ -252,6 +252,35 @@ def test_who_is_taken_over_while_it_takes_over_makes_no_file_that_begins_with_ze
         part.complete("h")
     job.fetch_others(0)
     assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
+@pytest.mark.parametrize("is_brought_again", [False, True])
+def test_a_part_whose_file_goes_away_under_a_merge_is_missing(job, is_brought_again):
+    for number in range(3):
+        job.fetch(number)
+    (receipt,) = job.folder.proven(job.manifest, job.manifest.chunk(2)).receipts
+    path = job.folder._plan_folder(job.manifest) / receipt.file_name
+
+    def take_away():
+        if path.exists():
+            path.unlink()
+            if is_brought_again:
+                job.fetch(2)
+
+    result = merge_parts(job.volume, job.manifest, check=take_away)
+    assert isinstance(result, Incomplete)
+    assert [chunk.number for chunk in result.chunks] == ([] if is_brought_again else [2])
+    job.fetch(2)
+    assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
+def test_a_merge_says_so_when_all_goes_away_under_it(job):
+    for number in range(3):
+        job.fetch(number)
+    with pytest.raises(VolumeMissing):
+        merge_parts(job.volume, job.manifest, check=job.folder.remove)
 
 
 @pytest.mark.parametrize("seed", range(12))
