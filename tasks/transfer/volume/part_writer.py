@@ -232,6 +232,9 @@ class PartWriter:
                 os.ftruncate(self._fd, self.done_bytes)  # an attempt that started over may leave a tail
             if self._sync:
                 os.fdatasync(self._fd)
+            else:
+                # NFS tells when a file is closed what it could not write: after the receipt it would be too late.
+                os.close(os.dup(self._fd))
             receipt = Receipt(**self._state(worker, is_synced=self._sync), boot=this_boot())
             self._check_lease()  # the sync may have taken long
             write_whole(self._path("receipt"), receipt.model_dump_json(), sync=self._sync)
