@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.attempt import AttemptStopped, StopReason
 from tasks.transfer.digests import CRC32C, combine_crc32c
-from tasks.transfer.errors import DestinationExists, DigestMismatch
+from tasks.transfer.errors import DestinationExists, DigestMismatch, VolumeMissing
 from tasks.transfer.whole_pass import algorithms_to_pass, digests_of_follower, expected_digests, hash_parts
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Merged:
 class Incomplete:
     """What a merge found missing: these chunks have to be sent again."""
 
-    chunks: list[Chunk]
+    chunks: list[Chunk]  #: none: others have brought the last meanwhile
 
 
 def merge_parts(
@@ -62,6 +62,23 @@ def merge_parts(
         AttemptStopped: it may not be published any more.
     """
     folder = volume.job(manifest.job_id)
+    receipts, missing = _proven(folder, manifest)
+    try:
+        # Not before all seem to be there: it may be all of the file that has to be read.
+        missing = missing or folder.refuted(manifest, check=check)
+        if missing:
+            return Incomplete(missing)
+        return publish_parts(volume, folder, manifest, receipts, check=check, may_publish=may_publish)
+    except VolumeMissing:
+        # Who takes a part over in the moment in which it becomes whole removes the file that its receipt names.
+        present, missing = _proven(folder, manifest)
+        if present == receipts or folder.read_manifest() is None:
+            raise
+        return Incomplete(missing)
+
+
+def _proven(folder: JobFolder, manifest: Manifest) -> tuple[list[Receipt], list[Chunk]]:
+    """The receipts that stand, in order, and the chunks that they do not prove to be there as a whole."""
     receipts: list[Receipt] = []
     missing: list[Chunk] = []
     for chunk in manifest.chunks():
@@ -69,11 +86,7 @@ def merge_parts(
         receipts += proven.receipts
         if not proven.is_whole:
             missing.append(chunk)
-    # Not before all seem to be there: it may be all of the file that has to be read.
-    missing = missing or folder.refuted(manifest, check=check)
-    if missing:
-        return Incomplete(missing)
-    return publish_parts(volume, folder, manifest, receipts, check=check, may_publish=may_publish)
+    return receipts, missing
 
 
 def publish_parts(

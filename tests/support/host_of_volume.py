@@ -2,7 +2,8 @@
 
 As on NFS, a file that another host removed, or replaced by a rename, ends for who has it open: ESTALE. One that this
 host removes while it has it open, libfuse gives another name until it is closed. Names and attributes, those of files
-that another has removed included, are known for a while without asking; who opens a file asks.
+that another has removed included, are known for a while without asking; who opens a file asks. That a file could not be
+written may be told as late as when it is closed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mfusepy import FUSE, Operations
 
 #: What libfuse gives for "now" (linux/stat.h: UTIME_NOW), with no seconds.
 _NOW_NS = (1 << 30) - 1
+#: What there is room for on a full volume.
+_SMALL_BYTES = 64 * 1024
 _STAT = ("st_atime", "st_mtime", "st_ctime")
 
 
@@ -26,8 +29,9 @@ class Host(Operations):
 
     use_ns = True
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, full_mark: str) -> None:
         self._folder = folder
+        self._full_mark = Path(full_mark)
 
     def _at(self, path: str) -> Path:
         return Path(self._folder + path)
@@ -99,8 +103,10 @@ class Host(Operations):
 
     def flush(self, path, fh):
         # Of what was only read there is nothing to tell.
-        if fcntl.fcntl(fh, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY:
-            _living(fh)
+        if fcntl.fcntl(fh, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            return
+        if _living(fh).st_size > _SMALL_BYTES and self._full_mark.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def fsync(self, path, datasync, fh):
         _living(fh)
@@ -121,11 +127,12 @@ if __name__ == "__main__":
     parser.add_argument("folder")
     parser.add_argument("mount_point")
     parser.add_argument("known_seconds", type=float)
+    parser.add_argument("full_mark")
     given = parser.parse_args()
     # What it says of its end by a signal: it is always ended so.
     with contextlib.suppress(RuntimeError):
         FUSE(
-            Host(given.folder),
+            Host(given.folder, given.full_mark),
             given.mount_point,
             foreground=True,
             nothreads=True,

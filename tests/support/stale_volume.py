@@ -26,6 +26,7 @@ class HostView:
 
     folder: Path  #: where this host's view is mounted
     volume: Path  #: the folder itself
+    full_mark: Path  #: while this file is there, the volume is full, and says so when a file is closed
 
     @property
     def inside(self) -> list[str]:
@@ -58,10 +59,10 @@ def hosts_of(
 @contextmanager
 def _host(volume: Path, folder: Path, known_seconds: float) -> Iterator[HostView]:
     folder.mkdir()
-    log = folder.with_suffix(".log")
+    log, full_mark = folder.with_suffix(".log"), folder.with_suffix(".full")
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-P", _PROGRAM, volume, folder, str(known_seconds)],
+            [sys.executable, "-P", _PROGRAM, volume, folder, str(known_seconds), full_mark],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -69,7 +70,7 @@ def _host(volume: Path, folder: Path, known_seconds: float) -> Iterator[HostView
     try:
         wait_until(lambda: folder.is_mount() or process.poll() is not None, what="a mounted volume")
         assert process.poll() is None, log.read_text()
-        yield HostView(folder, volume)
+        yield HostView(folder, volume, full_mark)
     finally:
         # It unmounts the folder at its end.
         end(process)

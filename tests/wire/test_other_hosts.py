@@ -11,7 +11,7 @@ from support.manifests import JOB_ID, manifest_of_file
 from support.stale_volume import hosts_of
 from tasks.transfer.attempt import AttemptStopped
 from tasks.transfer.digests import crc32c
-from tasks.transfer.errors import DestinationBusy
+from tasks.transfer.errors import DestinationBusy, VolumeFull
 from tasks.transfer.manifest import Followed, JobSpec, LayoutName
 from tasks.transfer.merge_parts import Incomplete, Merged, merge_parts
 from tasks.transfer.volume import Volume
@@ -44,11 +44,11 @@ class _Host:
         self.folder = self.volume.job(JOB_ID)
         self.seconds = 0.0
 
-    def plan(self, *, sync=False):
+    def plan(self, *, sync=False, layout=LayoutName.PARTS):
         manifest = manifest_of_file(
             len(CONTENT),
             chunk_size_bytes=CHUNK_BYTES,
-            layout=LayoutName.PARTS,
+            layout=layout,
             spec=JobSpec(sync=sync),
         )
         self.folder.create()
@@ -135,6 +135,27 @@ def test_a_part_is_missing_that_another_host_has_removed_since_it_was_there(host
     result = merge_parts(other.volume, manifest)
     assert isinstance(result, Incomplete)
     assert result.chunks == [manifest.chunk(1)]
+
+
+@pytest.mark.parametrize("layout", [LayoutName.PARTS, LayoutName.SHARED])
+def test_what_a_full_volume_refuses_when_a_file_is_closed_has_no_receipt(hosts, views, layout):
+    """Without sync: a receipt of this host's is believed here without a look, and the job may be resumed."""
+    one, _ = hosts
+    manifest = one.plan(layout=layout)
+    views[0].full_mark.touch()
+    try:
+        with one.part(manifest) as part:
+            part.write(CONTENT[:CHUNK_BYTES])
+            with pytest.raises(VolumeFull):
+                part.complete("h")
+    except VolumeFull:
+        pass  # it is told again at the end
+    finally:
+        views[0].full_mark.unlink()
+    assert one.folder.missing(manifest)[0] == manifest.chunk(0)
+    one.bring(manifest, 0)
+    one.bring(manifest, 1)
+    assert isinstance(merge_parts(one.volume, manifest), Merged)
 
 
 def test_what_another_host_removes_while_it_is_read_ends_there(hosts):

@@ -12,7 +12,7 @@ from support.manifests import manifest_of_file
 from support.origin import Origin, origin
 from tasks.transfer.attempt import Attempt, AttemptStopped
 from tasks.transfer.digests import crc32c
-from tasks.transfer.errors import DestinationExists, OriginBusy
+from tasks.transfer.errors import DestinationExists, OriginBusy, VolumeMissing
 from tasks.transfer.fetch_chunk import fetch_chunk
 from tasks.transfer.http_source import HttpLimits, Source
 from tasks.transfer.manifest import JobSpec, LayoutName, SourceRequest, Span
@@ -203,6 +203,84 @@ def test_who_was_taken_over_underway_leaves_nothing_and_ends(job):
     assert job.fetch(0).proven.is_whole
     job.fetch_others(0)
     assert job.merged() == CONTENT
+
+
+def test_what_is_completed_while_another_takes_it_over_stays(job):
+    """Its file was removed under its receipt, and a merge that had seen that failed the job."""
+    chunk, seconds, asked = job.manifest.chunk(0), [0.0], []
+    plan_folder = job.folder._plan_folder(job.manifest)
+    with PartWriter(plan_folder, job.manifest, chunk, clock=lambda: seconds[0]) as slow:
+        slow.write(CONTENT[: 300 * KIB])
+        seconds[0] = 60.0
+        slow.keep_pace("slow")
+
+        def complete_meanwhile():
+            asked.append(None)
+            if len(asked) == 2:
+                slow.write(CONTENT[300 * KIB : CHUNK_BYTES])
+                slow.complete("slow")
+
+        with PartWriter(plan_folder, job.manifest, chunk, check_lease=complete_meanwhile) as quick:
+            quick.write(CONTENT[300 * KIB : CHUNK_BYTES])
+            assert job.folder.proven(job.manifest, chunk).is_whole
+            assert quick.complete("quick").brought_bytes == {"slow": CHUNK_BYTES}
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
+def test_who_is_taken_over_while_it_takes_over_makes_no_file_that_begins_with_zeros(job):
+    """Its receipt, of what it thinks to be on disk, would be believed without a look."""
+    chunk, seconds, asked = job.manifest.chunk(0), [0.0], []
+    plan_folder = job.folder._plan_folder(job.manifest)
+
+    def be_taken_over():
+        asked.append(None)
+        if len(asked) == 3:
+            with job.folder.open_part(job.manifest, chunk) as third:
+                assert third.done_bytes == 300 * KIB
+
+    with PartWriter(plan_folder, job.manifest, chunk, clock=lambda: seconds[0]) as slow:
+        slow.write(CONTENT[: 300 * KIB])
+        seconds[0] = 60.0
+        slow.keep_pace("slow")
+        with pytest.raises(AttemptStopped, match="taken"):
+            PartWriter(plan_folder, job.manifest, chunk, check_lease=be_taken_over)
+    with job.folder.open_part(job.manifest, chunk) as part:
+        assert part.done_bytes == 300 * KIB
+        part.write(CONTENT[300 * KIB : CHUNK_BYTES])
+        part.complete("h")
+    job.fetch_others(0)
+    assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
+@pytest.mark.parametrize("is_brought_again", [False, True])
+def test_a_part_whose_file_goes_away_under_a_merge_is_missing(job, is_brought_again):
+    for number in range(3):
+        job.fetch(number)
+    (receipt,) = job.folder.proven(job.manifest, job.manifest.chunk(2)).receipts
+    path = job.folder._plan_folder(job.manifest) / receipt.file_name
+
+    def take_away():
+        if path.exists():
+            path.unlink()
+            if is_brought_again:
+                job.fetch(2)
+
+    result = merge_parts(job.volume, job.manifest, check=take_away)
+    assert isinstance(result, Incomplete)
+    assert [chunk.number for chunk in result.chunks] == ([] if is_brought_again else [2])
+    job.fetch(2)
+    assert job.merged() == CONTENT
+
+
+@pytest.mark.parametrize("job", [LayoutName.PARTS], indirect=True)
+def test_a_merge_says_so_when_all_goes_away_under_it(job):
+    for number in range(3):
+        job.fetch(number)
+    with pytest.raises(VolumeMissing):
+        merge_parts(job.volume, job.manifest, check=job.folder.remove)
 
 
 @pytest.mark.parametrize("seed", range(12))

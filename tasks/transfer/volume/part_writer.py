@@ -232,6 +232,9 @@ class PartWriter:
                 os.ftruncate(self._fd, self.done_bytes)  # an attempt that started over may leave a tail
             if self._sync:
                 os.fdatasync(self._fd)
+            else:
+                # NFS tells when a file is closed what it could not write: after the receipt it would be too late.
+                os.close(os.dup(self._fd))
             receipt = Receipt(**self._state(worker, is_synced=self._sync), boot=this_boot())
             self._check_lease()  # the sync may have taken long
             write_whole(self._path("receipt"), receipt.model_dump_json(), sync=self._sync)
@@ -298,7 +301,11 @@ class PartWriter:
                     checkpoint, self._folder, self._own_name, check_lease=self._check_lease, sync=self._sync
                 )
                 self._is_vouched_for = checkpoint is not None
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self._check_lease()  # that may have taken long
+            # What was taken over, another may have taken from this one by now: made anew, it would begin with zeros.
+            made = os.O_CREAT if checkpoint is None else 0
+            with self._errors():
+                self._fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | made, 0o666)
             return checkpoint
         # Opened before the checkpoint is read: what the disk fails to take from now on, this file's sync tells,
         # though others may sync it first.

@@ -49,6 +49,12 @@ def standing_receipt(folder: Path, manifest: Manifest, span: Span) -> Receipt | 
     return receipt
 
 
+def has_receipt(folder: Path, number: int, start: int, file_name: str) -> bool:
+    """Whether the receipt of what begins there is of this file."""
+    receipt = _read_receipt(folder, stem_of(number, start))
+    return receipt is not None and receipt.file_name == file_name
+
+
 def refute(
     folder: Path, manifest: Manifest, chunk: Chunk, *, check: Callable[[], object] = lambda: None
 ) -> bool:

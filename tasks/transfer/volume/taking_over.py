@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tasks.transfer.digests import crc32c
 from tasks.transfer.volume.files import read_blocks, write_all, write_whole
-from tasks.transfer.volume.proof import stem_of, vouches_truly
+from tasks.transfer.volume.proof import has_receipt, stem_of, vouches_truly
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,8 +76,10 @@ def _take_copy(
     if (copied_bytes, crc) != (checkpoint.length_bytes, checkpoint.crc32c):
         return None
     checkpoint = _write(checkpoint, folder, own, is_synced=False)
-    # If its writer lives, it finds out by this that it was taken over, and ends.
-    source.unlink(missing_ok=True)
+    # If its writer lives, it finds out by this that it was taken over, and ends. Unless it has completed it meanwhile:
+    # a merge may be reading that.
+    if not has_receipt(folder, checkpoint.number, checkpoint.start, source.name):
+        source.unlink(missing_ok=True)
     return checkpoint
 
 
