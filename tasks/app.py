@@ -221,7 +221,7 @@ def _results(settings: Settings, server: RedisServer) -> dict[str, object]:
 def _worker(settings: Settings) -> dict[str, object]:
     return {
         # One process and about 1 MB a connection; a process for each would cost 50 MB.
-        "worker_pool": "threads",
+        "worker_pool": "tasks.pool:ThreadPool",
         "worker_consumer": "tasks.consumer:EventGatheringConsumer",
         "worker_concurrency": settings.concurrency,
         "worker_send_task_events": True,  # Flower

@@ -132,9 +132,8 @@ class ReconnectingConsumer(Consumer):
             message.channel = self.task_consumer.channel
             try:
                 settle()
-            except Exception:
-                # The loop would end, and the process with it.
-                logger.exception("message not settled")
+            except Exception as error:  # noqa: BLE001  (the loop would end, and the process with it)
+                logger.warning("message not settled cause=%s", type(error).__name__)
         if message.acknowledged:
             self._settling.discard(message.delivery_tag)
         else:

@@ -48,7 +48,8 @@ def show(error: Exception) -> NoReturn:
         for problem in error.errors(include_url=False, include_input=False):
             name = "_".join(str(item) for item in problem["loc"])
             which = f"The setting ORCHESTRATOR_{name.upper()} makes" if name else "The settings together make"
-            say_error(f"{which} no sense: {problem['msg']}.")
+            # pydantic puts that before our own sentences.
+            say_error(f"{which} no sense: {problem['msg'].removeprefix('Value error, ')}.")
         sys.exit(USAGE)
     if isinstance(error, tomllib.TOMLDecodeError | UnicodeDecodeError):
         say_error(f"The settings file {settings_file()} is not TOML in UTF-8: {error}.")

@@ -128,6 +128,24 @@ def test_workers_fetch_on_while_redis_is_dead_and_report_when_it_is_back(one: Cl
     wait_until_clean(one.volume)
 
 
+def test_a_redis_that_was_full_for_a_while_has_cost_no_slot(one: Cluster, served):
+    worker = one.start_worker("--concurrency", "4", "--processes", "1")
+    processes = children(worker)
+    served.bytes_per_second = MIB
+    client = one.redis.client()
+    with one.orchestrator() as orchestrator:
+        job = orchestrator.submit(served.url, chunk_size_bytes=2 * MIB, connections=4)
+        wait_until(lambda: job.status().bytes_done > 5 * MIB, what="the first bytes")
+        client.config_set("maxmemory", 1)
+        # No result of theirs is taken, and no message either: each slot was in the midst of a chunk.
+        wait_until(lambda: one.log().count("result not told") >= 4, what="the end of four chunks")
+        client.config_set("maxmemory", 0)
+        served.bytes_per_second = None
+        assert job.wait(120).state is JobState.COMPLETE
+    assert is_there(one)
+    assert children(worker) == processes, one.log()[-4000:]
+
+
 def test_workers_outlive_a_redis_that_goes_away_again_and_again(one: Cluster, served):
     worker = one.start_worker("--concurrency", "8")
     processes = children(worker)

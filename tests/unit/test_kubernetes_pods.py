@@ -43,7 +43,6 @@ def test_probes_ask_the_port_on_which_the_worker_tells_of_its_health(component):
     (port,) = container["ports"]
     assert str(port["containerPort"]) == SETTINGS["ORCHESTRATOR_METRICS_PORT"]
     assert SETTINGS["ORCHESTRATOR_METRICS_ADDRESS"] == "0.0.0.0"  # on loopback the kubelet could not ask
-    assert container["envFrom"] == [{"configMapRef": {"name": "manyhands-settings"}}]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         assert container[probe]["httpGet"] == {"path": "/healthz", "port": port["name"]}
 
@@ -62,6 +61,13 @@ def test_flower_listens_where_its_service_leads():
     (container,) = pod_of(workload_of("flower"))["containers"]
     command = container["command"]
     assert command[command.index("--port") + 1] == str(container["ports"][0]["containerPort"])
+
+
+def test_all_who_talk_to_redis_have_the_settings_that_say_how():
+    # Told another prefix of keys, or Sentinels' master, than workers are, one would be refused or see nothing.
+    for workload in OURS:
+        for container in containers_of(workload):
+            assert container["envFrom"] == [{"configMapRef": {"name": "manyhands-settings"}}]
 
 
 def test_every_variable_is_a_setting():
