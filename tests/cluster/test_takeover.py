@@ -119,6 +119,7 @@ def test_who_helps_ends_a_job_whose_time_is_over(empty_cluster: Cluster, served)
         first.kill()
         first.wait()
         served.bytes_per_second = None
+        served.stalls_before = 12 * MIB  # or what is left of that part would be there in time
         empty_cluster.start_worker("--concurrency", "1", "--queues", "chunks")
         wait_until(lambda: job.status().state is JobState.FAILED, what="the end of the job")
         assert job.status().error.code == "JobTimedOut"

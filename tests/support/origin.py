@@ -28,6 +28,7 @@ class Origin:
         self.gate = threading.Event()  #: cleared: bodies wait after their first block
         self.gate.set()
         self.stalled_starts: list[int] = []  #: ranges that begin here get a head and no body, each once
+        self.stalls_before = 0  #: ranges that begin before this get a head and no body
         self.statuses: list[int] = []  #: the next answers, instead of the file
         self.retry_after_seconds: int | None = None  #: what those ask to wait
         self.lock = threading.Lock()
@@ -94,7 +95,7 @@ class _Handler(BaseHTTPRequestHandler):
             is_stalled = start in self.one.stalled_starts
             if is_stalled:
                 self.one.stalled_starts.remove(start)
-        if is_stalled:
+        if is_stalled or start < self.one.stalls_before:
             self.wfile.flush()
             self.connection.recv(1)  # until the client closes
             raise ConnectionResetError

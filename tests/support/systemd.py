@@ -164,7 +164,7 @@ def systemd_host(
 
 
 def _has_booted(host: SystemdHost) -> bool:
-    if not psutil.Process(host.nspawn.pid).children():
-        return False
+    if len(psutil.Process(host.nspawn.pid).children()) != 1:
+        return False  # while it starts, it has helpers
     told = host.run("systemctl", "is-system-running").stdout.strip()
     return told in ("running", "degraded")
