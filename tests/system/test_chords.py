@@ -93,6 +93,10 @@ class Held:
 def held(one_worker: Cluster) -> Iterator[Held]:
     (one_worker.volume / "big.bin").unlink(missing_ok=True)
     client = one_worker.redis.client()
+    # Or a message of the job before, that came late, would be counted after this.
+    wait_until(
+        lambda: not client.hlen("manyhands:unacked") and not any(map(client.llen, one_worker.lists("chunks")))
+    )
     for key in client.keys("manyhands:celery-task*"):
         client.delete(key)
     with origin(CONTENT) as served, one_worker.orchestrator() as orchestrator:
