@@ -8,7 +8,7 @@ import pytest
 
 from support.origin import origin
 from support.proxies import microsocks, squid
-from support.tools import need
+from support.tools import need, wait_until
 from tasks.transfer.attempt import Attempt
 from tasks.transfer.errors import BadOption, OriginUnreachable
 from tasks.transfer.http_source import (
@@ -72,9 +72,11 @@ def test_connections_to_proxies_leave_from_there_too(served, tmp_path):
     with microsocks(tmp_path) as socks:
         for scheme in ("socks5", "socks5h"):
             fetch(source(served.url, ways, proxy=f"{scheme}://{socks.address}"), 0)
-        assert any("127.0.0.5" in line for line in socks.lines()), socks.lines()
+        wait_until(lambda: any("127.0.0.5" in line for line in socks.lines()), what="the line of microsocks")
     with squid() as http:
         fetch(source(served.url, ways, proxy=f"http://{http.address}"), 1)
+        # It writes its log a little later.
+        wait_until(lambda: any(" GET " in line for line in http.lines()), what="the line of squid")
         assert [line.split()[-1] for line in http.lines() if " GET " in line] == ["127.0.0.5"]
 
 
