@@ -215,6 +215,7 @@ def _send_file(
     handler.send_header("Content-Length", str(stop - start))
     handler.end_headers()
     began_seconds = time.monotonic()
+    written_at, written_bytes = 0, 0
     for offset in range(start, stop, _BLOCK_BYTES):
         if one.bytes_per_second:
             # Before the write: once its last byte is out, a connection no longer counts as served.
@@ -226,7 +227,14 @@ def _send_file(
             handler.close_connection = True
             return
         block = current.content[offset : min(offset + _BLOCK_BYTES, stop)]
-        handler.wfile.write(block)
+        try:
+            handler.wfile.write(block)
+        except OSError:
+            # Its client has closed, as one whose part is cut does: the block before went into a closed connection.
+            with one.lock:
+                one.bytes_by_served[written_at] -= written_bytes
+            raise
         with one.lock:
+            written_at, written_bytes = one.served_count, len(block)
             one.bytes_by_served[one.served_count] += len(block)
             one.late_bytes += len(block) if is_late else 0
