@@ -208,22 +208,17 @@ def test_an_attempt_between_its_first_reads_does_not_look_as_if_it_stood_still(s
             assert attempt.bytes_per_second == speed
 
 
-def test_an_attempt_that_brings_no_more_than_its_first_bytes_is_slow(setup):
+@pytest.mark.parametrize(
+    ("done_bytes", "looks"),
+    [(0, [(1.0, None), (2.9, None), (3.0, 0)]), (600, [(1.0, None), (3.9, None), (4.0, 0)])],
+    ids=["no byte", "no more than its first bytes"],
+)
+def test_a_connection_that_never_brings_a_byte_or_another_one_is_slow(setup, done_bytes, looks):
     _, clock, watch, attempt = setup
     attempt.begin_at(0)
     with watch.over(attempt, progress(attempt), slice_seconds=60):
-        for seconds, speed in [(1.0, None), (3.9, None), (4.0, 0)]:
-            clock.now, attempt.done_bytes = seconds, 600
-            watch.tick()
-            assert attempt.bytes_per_second == speed
-
-
-def test_a_connection_that_never_brings_a_byte_is_slow(setup):
-    _, clock, watch, attempt = setup
-    attempt.begin_at(0)
-    with watch.over(attempt, progress(attempt), slice_seconds=60):
-        for seconds, speed in [(1.0, None), (2.9, None), (3.0, 0)]:
-            clock.now = seconds
+        for seconds, speed in looks:
+            clock.now, attempt.done_bytes = seconds, done_bytes
             watch.tick()
             assert attempt.bytes_per_second == speed
 
