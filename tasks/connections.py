@@ -158,12 +158,15 @@ class Connections:
 
     def bytes_per_second(self, origin: str) -> float:
         """What the last connection to an origin brought; 0 if none did of late."""
-        at_seconds, bytes_per_second = self._reached.get(origin, _NEVER)
-        return bytes_per_second if time.monotonic() - at_seconds < _REACHED_SECONDS else 0.0
+        return self._of_late(origin) or 0.0
 
     def _has_reached(self, origin: str) -> bool:
-        at_seconds, _ = self._reached.get(origin, _NEVER)
-        return time.monotonic() - at_seconds < _REACHED_SECONDS
+        return self._of_late(origin) is not None
+
+    def _of_late(self, origin: str) -> float | None:
+        """What the last connection to an origin brought a second; None if none brought anything of late."""
+        at_seconds, bytes_per_second = self._reached.get(origin, _NEVER)
+        return bytes_per_second if time.monotonic() - at_seconds < _REACHED_SECONDS else None
 
     def _limit(self, spec: JobSpec, origin: str) -> tuple[int, int | None]:
         """How many connections to an origin there are for a job; and how many for each host, if that may be more."""
